@@ -1,0 +1,1 @@
+"""Bytes to samples and back: storage, shards, media, tokens, corpora and voices."""

@@ -1,0 +1,85 @@
+"""Readers of raw corpora: one file, one format. The file's name is its registration.
+
+A reader is a module with two functions and a line of truth about itself:
+
+- `RECORD`: what one record is, in words;
+- `FILES`: where records lie when the catalog does not say, as globs below the root;
+- `read(source, file)`: the raw records of one file, in file order, each with its byte span; what cannot be parsed is
+  yielded as a `Fault`, so that it is counted and quarantined like any other record;
+- `draft(record, at)`: one raw record understood as a conversation with media paths. Pure: no file is opened, and
+  whatever is chosen (a template, say) is chosen by the draw of `at.key`. `Refused` makes a quarantine row.
+
+Reading comes in two passes so that a corpus of any size can be put in draw order without holding its media: `read`
+finds identities, `draft` runs later, where the shard is written. A dotted name in the catalog imports a third party's
+module of the same form.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, NamedTuple, Protocol, cast
+
+from tarsia.builders.storage import Store
+from tarsia.schemas.corpus import Corpus
+from tarsia.schemas.errors import UnknownName
+from tarsia.schemas.sample import Draft
+
+
+class Raw(NamedTuple):
+    """One raw record: its own id if it has one, its content as JSON values, and the bytes it came from."""
+
+    id: str | None
+    record: Any
+    begin: int
+    end: int
+
+
+class Fault(NamedTuple):
+    """Bytes of a corpus file that are no record: `code` and `message` say why."""
+
+    code: str
+    message: str
+    raw: bytes
+    begin: int
+    end: int
+
+
+class At(NamedTuple):
+    """Where a record stands: its corpus, its file below the root, its key."""
+
+    corpus: Corpus
+    file: str
+    key: str
+
+
+class Reader(Protocol):
+    """What a module of this folder offers."""
+
+    RECORD: str
+    FILES: tuple[str, ...]
+
+    def read(self, source: Store, file: str) -> Iterator[Raw | Fault]:
+        """The raw records of one file."""
+
+    def draft(self, record: Any, at: At) -> Draft:
+        """One raw record, understood."""
+
+
+def formats() -> list[str]:
+    """The formats that come with Tarsia."""
+    shared = ("fields", "jsonfile", "language", "templates", "textfile", "turns")
+    return sorted(module.name for module in iter_modules(__path__) if module.name not in shared)
+
+
+def find(name: str, where: str = "") -> Reader:
+    """The reader of a format; `package.module` imports someone else's."""
+    if "." not in name and name not in formats():
+        raise UnknownName("format", name, formats(), where)
+    try:
+        module = import_module(name if "." in name else f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise UnknownName("format", name, formats(), where) from error
+    missing = [part for part in ("RECORD", "FILES", "read", "draft") if not hasattr(module, part)]
+    if missing:
+        raise UnknownName(f"reader with {', '.join(missing)} in", name, formats(), where)
+    return cast(Reader, module)

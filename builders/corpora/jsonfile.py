@@ -1,0 +1,322 @@
+"""JSON files of any size, one record at a time: top-level arrays and JSON Lines, whatever the name ends in.
+
+A corpus of a million conversations is one array of a few gigabytes. Parsing needs the whole of it; finding where an
+element ends needs only its strings and brackets. So a window moves over the file, a regular expression that swallows
+strings whole finds the end of each element, and each element is parsed alone. Nearly always the next one begins as the
+last one did (`, {"id"`), so that place is tried first: if what lies before it parses, it was the end, since no JSON
+object is the beginning of another.
+
+What does not parse is a `Fault` with its byte span, and reading goes on: in JSON Lines with the next line, in an array
+behind the broken element. Where a lost quote or bracket leaves an element without an end, the next place that opens and
+parses like the last good element is the next one.
+"""
+
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+
+from tarsia.builders.corpora import Fault
+from tarsia.builders.storage import Store
+
+CHUNK = 1 << 20  # bytes read at a time
+LARGEST = 16 << 20  # bytes of one record; what has no end within them is no record
+KEPT = 1 << 16  # bytes of a fault that are kept to be looked at
+_NEAR = 1 << 16  # bytes in which the next element is looked for by its opening
+_TRIES = 64  # places tried for a sound element after one without an end
+_LINES = 100  # lines of which none parses: the file is something else
+
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BETWEEN = re.compile(rb"[\s,]*+")
+_OPENING = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*+")\s*:', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_SCALAR = re.compile(rb'[^\s,"\[\]{}]+(?=[\s,"\[\]{}])|[\]}]')
+_PARTS = re.compile(  # everything up to the next bracket outside strings, or to the end of what is there
+    rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)[^"\[\]{}]*+)*+([\[\]{}]|\Z)', re.DOTALL
+)
+
+
+class Record(NamedTuple):
+    """One JSON value, the bytes it was parsed from, and where they lie in the file."""
+
+    value: Any
+    raw: bytes
+    begin: int
+    end: int
+
+
+class Member(NamedTuple):
+    """One member of a JSON object: its key and the span of its value, which may be cut off."""
+
+    key: str
+    begin: int
+    end: int
+    whole: bool
+
+
+def records(source: Store, file: str) -> Iterator[Record | Fault]:
+    """The elements of a top-level array, or the lines of JSON Lines, in file order."""
+    with source.open(file) as stream:
+        head = stream.read(3)
+        if head[:2] in _UTF16:
+            yield Fault("text-encoding", "UTF-16; only UTF-8 is read", head, 0, _size(stream))
+            return
+        start = len(_BOM) if head == _BOM else 0
+        window = _Window(stream, start)
+        if window.skip() == b"[":
+            yield from _array(window)
+            if window.skip():
+                rest, place = window.data[window.at :][:KEPT], window.place
+                yield Fault("json-broken", "text after the end of the array", rest, place, _size(stream))
+        else:
+            yield from _lines(stream, start)
+
+
+def elements(data: bytes, begin: int) -> Iterator[Record | Fault]:
+    """The elements of an array that stands at `begin` in a file held in memory."""
+    yield from _array(_Window(BytesIO(data), begin))
+
+
+def members(data: bytes) -> Iterator[Member | Fault]:
+    """The members of the one object of a file held in memory, in file order and with repeated keys."""
+    at = _after(_BETWEEN, data, len(_BOM) if data.startswith(_BOM) else 0)
+    if data[at : at + 1] != b"{":
+        if data[at:]:
+            yield _fault(data[at:], at, "not one JSON object")
+        return
+    at = _after(_BETWEEN, data, at + 1)
+    while match := _MEMBER.match(data, at):
+        end = _end(data, match.end())
+        try:
+            key = str(orjson.loads(match[1]))
+        except orjson.JSONDecodeError as error:
+            yield _fault(data[at:], at, f"a key does not parse: {error}")
+            return
+        yield Member(key, match.end(), len(data) if end is None else end, end is not None)
+        if end is None:
+            return
+        at = _after(_BETWEEN, data, end)
+    if data[at : at + 1] != b"}":
+        yield _cut(data[at:], at, len(data))
+
+
+_MEMBER = re.compile(rb'("(?:[^"\\]|\\.)*+")\s*:\s*(?=\S)', re.DOTALL)
+
+
+def value_of(data: bytes, member: Member) -> Record | Fault:
+    """The value of a member, parsed."""
+    raw = data[member.begin : member.end]
+    if not member.whole:
+        return _cut(raw, member.begin, member.end)
+    return _parsed(raw, member.begin)
+
+
+class _Window:
+    """The part of a file that is in memory: `data`, of which everything before `at` is done with."""
+
+    def __init__(self, stream: BinaryIO, place: int) -> None:
+        stream.seek(place)
+        self._stream = stream
+        self._begin = place
+        self.data = b""
+        self.at = 0
+
+    @property
+    def place(self) -> int:
+        """Where in the file `at` is."""
+        return self._begin + self.at
+
+    def more(self) -> bool:
+        """Reads on, at least doubling what is left; False at the end of the file."""
+        rest = self.data[self.at :]
+        chunk = self._stream.read(max(CHUNK, len(rest)))
+        self._begin += self.at
+        self.data, self.at = rest + chunk, 0
+        return bool(chunk)
+
+    def skip(self) -> bytes:
+        """Goes over space and commas; the byte that comes then, or nothing at the end of the file."""
+        while True:
+            self.at = _after(_BETWEEN, self.data, self.at)
+            if self.at < len(self.data) or not self.more():
+                return self.data[self.at : self.at + 1]
+
+    def end(self) -> int | None:
+        """Where in `data` the value at hand ends; None where the file ends first, or the patience."""
+        while (end := _end(self.data, self.at)) is None:
+            if len(self.data) - self.at > LARGEST or not self.more():
+                return None
+        return end
+
+    def take(self, end: int) -> Record | Fault:
+        """The value at hand, parsed, when it ends at `end`."""
+        return _parsed(self.data[self.at : end], self.place)
+
+
+def _array(window: _Window) -> Iterator[Record | Fault]:
+    """The elements of the array at hand; leaves the window behind its `]`."""
+    model: Record | None = None  # the last good object
+    gap = b""  # what stood between the last two objects, and the opening of the second
+    window.skip()
+    window.at += 1
+    while True:
+        data, after = window.data, window.at
+        first = window.skip()
+        if not first:
+            yield _cut(b"", window.place, window.place)
+            return
+        if first == b"]":
+            window.at += 1
+            return
+        opening = _OPENING.match(window.data, window.at)
+        again = window.data is not data  # the gap was cut by the end of the window
+        if opening and not again:
+            before, gap = gap, data[after : opening.end()]
+            again = gap == before
+        found = opening and again and _guess(window, gap) or _element(window, model)
+        if found is None:
+            yield _rest(window)
+            return
+        yield found
+        window.at += found.end - found.begin
+        if isinstance(found, Record) and isinstance(found.value, dict):
+            model = found
+
+
+def _element(window: _Window, model: Record | None) -> Record | Fault | None:
+    """The element at hand; a fault up to the next sound one where it does not parse; None where nothing ends it."""
+    end = window.end()
+    if end is not None and isinstance(found := window.take(end), Record):
+        return found
+    sooner = _sound(window.data, window.at, len(window.data) if end is None else end, model)
+    if sooner is not None:
+        return _fault(window.data[window.at : sooner], window.place, "an element without an end")
+    return None if end is None else found
+
+
+def _guess(window: _Window, gap: bytes) -> Record | None:
+    end = window.data.find(gap, window.at + 1, window.at + _NEAR)
+    if end < 0 or window.data[end - 1 : end] != b"}":
+        return None
+    found = window.take(end)
+    return found if isinstance(found, Record) else None
+
+
+def _sound(data: bytes, at: int, end: int, model: Record | None) -> int | None:
+    """The next place after a broken element's opening that opens like the last good one and parses with its keys."""
+    opening = _OPENING.match(model.raw) if model else _OPENING.match(data, at)
+    if not opening:
+        return None
+    alike = re.compile(rb"\{\s*" + re.escape(opening[1]) + rb"\s*:")
+    for place in islice(alike.finditer(data, at + 1, end), _TRIES):
+        stop = _end(data, place.start())
+        try:
+            value = orjson.loads(data[place.start() : stop]) if stop else None
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(value, dict) and (model is None or value.keys() == model.value.keys()):
+            return place.start()
+    return None
+
+
+def _rest(window: _Window) -> Fault:
+    """The fault of an element that nothing ends, up to the end of the file."""
+    raw, place = window.data[window.at :], window.place
+    if len(raw) <= LARGEST:
+        return _cut(raw, place, place + len(raw))
+    window.at = len(window.data)
+    while window.more():
+        window.at = len(window.data)
+    return Fault(
+        "json-broken", f"an element without an end within {LARGEST >> 20} MiB", raw[:KEPT], place, window.place
+    )
+
+
+def _lines(stream: BinaryIO, start: int) -> Iterator[Record | Fault]:
+    """The lines of JSON Lines; one fault instead where no line is an object and the first is the start of one."""
+    early: list[Record | Fault] = []
+    lines = _each_line(stream, start)
+    for found in lines:
+        early.append(found)
+        if len(early) == _LINES or isinstance(found, Record) and isinstance(found.value, dict | list):
+            break
+    else:
+        lines = iter(())
+    first, last = (early[0], early[-1]) if early else (None, None)
+    opens = isinstance(first, Fault) and _end(first.raw + b" ", 0) is None and isinstance(last, Fault)
+    if len(early) > 1 and (opens or len(early) == _LINES and all(isinstance(found, Fault) for found in early)):
+        raw, begin = early[0].raw, early[0].begin
+        yield Fault("json-broken", "neither an array nor JSON Lines", raw, begin, _size(stream))
+        return
+    yield from early
+    yield from lines
+
+
+def _each_line(stream: BinaryIO, start: int) -> Iterator[Record | Fault]:
+    stream.seek(start)
+    end = start
+    while line := stream.readline(LARGEST):
+        raw = line.strip()
+        begin = end + len(line) - len(line.lstrip())
+        end += len(line)
+        if len(line) == LARGEST and not line.endswith(b"\n"):
+            while (more := stream.readline(CHUNK)) and not more.endswith(b"\n"):
+                end += len(more)
+            end += len(more)
+            yield Fault("json-broken", f"a line of more than {LARGEST >> 20} MiB", raw[:KEPT], begin, end)
+        elif raw:
+            found = _parsed(raw, begin)
+            cut = isinstance(found, Fault) and not line.endswith(b"\n") and _end(raw + b" ", 0) is None
+            yield _cut(raw, begin, end) if cut else found
+
+
+def _end(data: bytes, at: int) -> int | None:
+    """Where the JSON value at `at` ends, by strings and brackets alone; None if that is not in the data."""
+    first = data[at : at + 1]
+    if first not in (b"{", b"["):
+        match = (_STRING if first == b'"' else _SCALAR).match(data, at)
+        return match.end() if match else None
+    depth = 0
+    for part in _PARTS.finditer(data, at):
+        mark = part[1]
+        if mark in (b"{", b"["):
+            depth += 1
+        elif mark:
+            depth -= 1
+            if not depth:
+                return part.end()
+    return None
+
+
+def _after(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
+    match = pattern.match(data, at)
+    return match.end() if match else at
+
+
+def _parsed(raw: bytes, begin: int) -> Record | Fault:
+    try:
+        return Record(orjson.loads(raw), raw, begin, begin + len(raw))
+    except orjson.JSONDecodeError as error:
+        return _fault(raw, begin, str(error))
+
+
+def _fault(raw: bytes, begin: int, message: str) -> Fault:
+    """A record that does not parse: because of its encoding, if that is what is wrong."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        place = begin + error.start
+        return Fault("text-encoding", f"byte {place} is not UTF-8", raw[:KEPT], begin, begin + len(raw))
+    return Fault("json-broken", message, raw[:KEPT], begin, begin + len(raw))
+
+
+def _cut(raw: bytes, begin: int, end: int) -> Fault:
+    return Fault("json-truncated", "the file ends inside", raw[:KEPT], begin, end)
+
+
+def _size(stream: BinaryIO) -> int:
+    return stream.seek(0, 2)

@@ -1,0 +1,117 @@
+"""YAML pages that people write: catalogs, recipes, voices. Every mistake in them is told by its place in the page."""
+
+from collections.abc import Hashable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from tarsia.schemas.corpus import Catalog, Corpus
+from tarsia.schemas.errors import BadCatalog, BadRecipe, BadVoices, UnknownName, UserError
+from tarsia.schemas.model import Model
+from tarsia.schemas.recipe import Recipe
+from tarsia.schemas.voice import Pool, Voice
+
+T = TypeVar("T", bound=Model)
+
+
+def read_catalog(path: str | Path) -> Catalog:
+    """The catalog of a YAML file; relative roots are taken from the file's own folder."""
+    page = _page(Path(path), BadCatalog)
+    entries = page.get("corpora")
+    if set(page) != {"corpora"} or not isinstance(entries, dict) or not entries:
+        raise BadCatalog(f"{path}: a catalog has one key, 'corpora', and under it a name for each corpus")
+    corpora = []
+    for name, entry in entries.items():
+        if not isinstance(entry, dict):
+            raise BadCatalog(f"{path}: corpus '{name}' needs keys such as format, kind, language, licence and root")
+        corpus = _model(Corpus, {"name": str(name), **entry}, f"{path}: corpus '{name}'", BadCatalog)
+        if "://" not in corpus.root:
+            root = str((Path(path).resolve().parent / corpus.root).resolve())
+            corpus = corpus.model_copy(update={"root": root})
+        corpora.append(corpus)
+    return Catalog(corpora=tuple(corpora))
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe that comes with Tarsia by its name, or any by its path."""
+    known = {path.stem: path for path in (Path(__file__).parents[1] / "manifests" / "recipes").glob("*.yaml")}
+    if not name.endswith((".yaml", ".yml")):
+        if name not in known:
+            raise UnknownName("recipe", name, [*known, "or the path of a .yaml file"])
+        return _model(Recipe, _page(known[name], BadRecipe), name, BadRecipe)
+    return _model(Recipe, _page(Path(name), BadRecipe), name, BadRecipe)
+
+
+def read_voices(name: str) -> Pool:
+    """A pool of voices that comes with Tarsia by its name, or any by the path of its YAML file."""
+    known = {path.stem: path for path in (Path(__file__).parent / "voices").glob("*.yaml")}
+    if not name.endswith((".yaml", ".yml")):
+        if name not in known:
+            raise UnknownName("pool of voices", name, [*known, "or the path of a .yaml file"])
+        path = known[name]
+    else:
+        path = Path(name)
+    page = _page(path, BadVoices)
+    voices = tuple(
+        _model(Voice, {"name": str(voice), **(entry or {})}, f"{path.name}: voice '{voice}'", BadVoices)
+        for voice, entry in (page.get("voices") or {}).items()
+    )
+    return _model(Pool, {**page, "name": path.stem, "voices": voices}, path.name, BadVoices)
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _page(path: Path, error: type[UserError]) -> dict[str, Any]:
+    try:
+        page = yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise error(f"no file {path}") from None
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"{path}: cannot be read: {reason}") from reason
+    except yaml.YAMLError as reason:
+        raise error(f"{path}: not YAML: {' '.join(str(reason).split())}") from reason
+    if not isinstance(page, dict):
+        raise error(f"{path}: expected keys and values")
+    return page
+
+
+def _model(kind: type[T], fields: dict[str, Any], where: str, error: type[UserError]) -> T:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as reason:
+        raise error("\n".join(_said(kind, where, fault) for fault in reason.errors())) from reason
+
+
+def _said(kind: type[Model], where: str, fault: Any) -> str:
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    if fault["type"] == "extra_forbidden":
+        known = _fields(kind, fault["loc"][:-1])
+        near = get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{where}: no key '{place}'{hint} Known: {', '.join(known)}"
+    return f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _fields(kind: type[Model], path: tuple[Any, ...]) -> list[str]:
+    """The keys that may stand at a place of the page."""
+    here: Any = kind
+    for part in path:
+        fields = getattr(here, "model_fields", None)
+        if fields is None or part not in fields:
+            continue  # the name of a stage: its model was taken one step before
+        here = fields[part].annotation
+        here = next((kind for kind in getattr(here, "__args__", ()) if hasattr(kind, "model_fields")), here)
+    return sorted(getattr(here, "model_fields", {}))

@@ -1,0 +1,116 @@
+"""Tars that are the same bytes every time, and the byte ranges of everything in them, in one pass.
+
+Every header is plain ustar with mode 0644, owner 0, time 0 (webdataset's own writer stamps the clock into a PAX header:
+1,536 bytes a member instead of 512, and no two runs agree). Members are sorted, a sample's members are neighbours, and
+while bytes go out their checksums and the BLAKE3 of the whole file are taken, so that no index step ever reads a tar
+again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+import xxhash
+from blake3 import blake3
+
+from tarsia.builders.storage import Store
+from tarsia.builders.tables import to_parquet
+from tarsia.schemas.errors import Corrupt
+from tarsia.schemas.identity import checksum, digest
+from tarsia.schemas.shard import Stored
+
+BLOCK = 512
+_ZERO = bytes(BLOCK)
+_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, user, group
+_TIME = b"00000000000\0"
+_KIND = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)  # a plain file, and all that ustar leaves empty
+_BASE = sum(_OWNER) + sum(_TIME) + sum(_KIND) + 8 * ord(" ")  # the checksum counts its own field as blanks
+_LARGEST = 8**11 - 1  # bytes that a ustar size field can say: 8 GiB
+
+
+class Member(NamedTuple):
+    """One file in a tar: where its content lies, how long it is, its XXH3-64."""
+
+    name: str
+    offset: int
+    size: int
+    checksum: int
+
+
+class Range(NamedTuple):
+    """One sample in a tar, headers and padding included, and its members."""
+
+    offset: int
+    length: int
+    checksum: int
+    members: tuple[Member, ...]
+
+
+def header(name: str, size: int) -> bytes:
+    """The ustar header of a plain file: 512 bytes that depend on name and size alone."""
+    raw = name.encode()
+    if len(raw) > 100 or size > _LARGEST:
+        raise ValueError(f"tar member '{name}' of {size} bytes: ustar holds names of 100 bytes and sizes of 8 GiB")
+    octal = b"%011o\0" % size
+    total = b"%06o\0 " % (_BASE + sum(raw) + sum(octal))
+    return raw.ljust(100, b"\0") + _OWNER + octal + _TIME + total + _KIND
+
+
+class TarWriter:
+    """Writes samples to a file in the order given, and remembers where each lies."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._whole = blake3()
+        self.bytes = 0
+
+    def add(self, key: str, members: Sequence[tuple[str, bytes]]) -> Range:
+        """Writes one sample: `<key>.<name>` for every member, sorted by name."""
+        begin, state, written = self.bytes, xxhash.xxh3_64(), []
+        for name, data in sorted(members):
+            head = header(f"{key}.{name}", len(data))
+            pad = _ZERO[: -len(data) % BLOCK]
+            written.append(Member(name, self.bytes + BLOCK, len(data), checksum(data)))
+            for part in (head, data, pad):
+                state.update(part)
+                self._write(part)
+        return Range(begin, self.bytes - begin, state.intdigest(), tuple(written))
+
+    def close(self) -> str:
+        """Ends the archive; the BLAKE3 of the whole file."""
+        self._write(_ZERO * 2)
+        self._file.flush()
+        return self._whole.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._whole.update(data)
+        self.bytes += len(data)
+
+
+def members(data: bytes, key: str, where: str = "") -> Iterator[tuple[str, bytes]]:
+    """The members of one sample's byte range: their names without the key, and their content."""
+    at = 0
+    while at + BLOCK <= len(data):
+        name = data[at : at + 100].rstrip(b"\0").decode()
+        if not name.startswith(f"{key}."):
+            raise Corrupt(f"{where}: expected sample {key}, found '{name}'")
+        size = int(data[at + 124 : at + 135], 8)
+        at += BLOCK
+        yield name[len(key) + 1 :], data[at : at + size]
+        at += size + -size % BLOCK
+
+
+def publish(
+    store: Store, path: str, tar: BinaryIO, tar_digest: str, tar_bytes: int, tables: Iterable[tuple[str, pa.Table]]
+) -> tuple[Stored, ...]:
+    """Makes a shard visible as `<path>-<digest8>.tar` and its tables beside it; the name digests all of them."""
+    made = [(suffix, to_parquet(table)) for suffix, table in tables]
+    digests = [tar_digest, *(digest(data) for _, data in made)]
+    name = f"{path}-{digest(''.join(digests).encode())[:8]}"
+    objects = [Stored(path=f"{name}.tar", bytes=tar_bytes, digest=tar_digest)]
+    store.publish(tar, objects[0].path)
+    for (suffix, data), whole in zip(made, digests[1:], strict=True):
+        objects.append(Stored(path=f"{name}{suffix}", bytes=len(data), digest=whole))
+        store.replace(objects[-1].path, data)
+    return tuple(objects)

@@ -1,0 +1,1 @@
+"""What a model trains on: select, plan, audit, stream."""

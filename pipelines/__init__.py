@@ -1,0 +1,1 @@
+"""Jobs over many shards, and the command line."""

@@ -1,0 +1,242 @@
+"""The command line: one verb a pipeline, a table for people or `--json` for programs, progress on stderr.
+
+Exit codes: 0 done; 1 something stored disagrees with its record (audit, checksums); 2 a mistake that the person can
+mend; 3 the store or the workers failed, and running the same command again goes on where it stopped.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tarsia.schemas.errors import Corrupt, TarsiaError, UserError
+
+app = typer.Typer(
+    help="Raw corpora in, training data for omni-modal LLMs out: shards, speech, packs and a manifest per stage.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+LakeUrl = Annotated[str, typer.Argument(metavar="LAKE", help="A folder, or s3://bucket/prefix.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="A recipe's name, such as vita-1.5, or a YAML file.")]
+Stages = Annotated[list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated.")]
+Voices = Annotated[str, typer.Option("--voices", help="A pool of voices: its name, or a YAML file.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local processes; all cores if not said.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="[ADDRESS]", help="Run on Ray: alone a local one, or auto, host:port, ray://host:port."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def main() -> None:
+    """Runs a command and turns what went wrong into one clear line and an exit code."""
+    try:
+        app(_with_ray_address(sys.argv[1:]), standalone_mode=True)
+    except UserError as error:
+        _fail(error, 2)
+    except Corrupt as error:
+        _fail(error, 1)
+    except TarsiaError as error:
+        _fail(error, 3)
+    except KeyboardInterrupt:
+        print("tarsia: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"tarsia: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _with_ray_address(arguments: list[str]) -> list[str]:
+    """`--ray` alone means a local Ray."""
+    full = []
+    for number, argument in enumerate(arguments):
+        full.append(argument)
+        if argument == "--ray":
+            following = arguments[number + 1] if number + 1 < len(arguments) else ""
+            if following not in ("auto", "local") and ":" not in following.removeprefix("s3://"):
+                full.append("local")
+    return full
+
+
+@app.command()
+def ingest(
+    catalog: Annotated[str, typer.Argument(metavar="CATALOG", help="The YAML page that lists the corpora.")],
+    lake: LakeUrl,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only this corpus; may be repeated.")] = None,
+    reread: Annotated[bool, typer.Option("--reread", help="Look at all records and media again.")] = False,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Raw corpora into shards in draw order, with an index; what is refused goes to quarantine with a reason."""
+    from tarsia.builders.documents import read_catalog
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.ingest import ingest as run
+    from tarsia.pipelines.pool import open_pool
+
+    with open_pool(workers, ray) as pool:
+        reports = run(read_catalog(catalog), Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
+    _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.ingested(reports))
+
+
+@app.command()
+def speak(
+    lake: LakeUrl,
+    recipe: RecipeName,
+    voices: Voices = "espeak",
+    stage: Stages = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Have voices ask the questions that the recipe wants spoken; clips go to sidecar shards."""
+    from tarsia.builders.documents import read_recipe, read_voices
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.pool import open_pool
+    from tarsia.pipelines.speak import speak as run
+
+    with open_pool(workers, ray) as pool:
+        reports = run(read_recipe(recipe), Lake(lake), read_voices(voices), pool, only=stage or (), quiet=quiet)
+    _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.spoken(reports))
+
+
+@app.command()
+def plan(
+    lake: LakeUrl,
+    recipe: RecipeName,
+    voices: Voices = "espeak",
+    stage: Stages = None,
+    pending_as_text: Annotated[
+        bool, typer.Option("--pending-as-text", help="Questions without a verdict stay text, instead of an error.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table, write nothing.")] = False,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Select, count and pack every stage of a recipe; write a manifest for each."""
+    from tarsia.builders.documents import read_recipe, read_voices
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.plan import make_plans
+    from tarsia.pipelines.pool import open_pool
+
+    with open_pool(workers, ray) as pool:
+        manifests = make_plans(
+            read_recipe(recipe),
+            Lake(lake),
+            pool,
+            only=stage or (),
+            voices=read_voices(voices).name,
+            pending_as_text=pending_as_text,
+            replace=replace,
+            dry_run=dry_run,
+            quiet=quiet,
+        )
+    _print(as_json, [one.model_dump(mode="json") for one in manifests], lambda: show.planned(manifests))
+
+
+@app.command()
+def audit(
+    lake: LakeUrl,
+    recipe: RecipeName,
+    stage: Stages = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte the manifests point to.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Recompute what the manifests claim from what is stored; exit code 1 where anything disagrees."""
+    from tarsia.builders.documents import read_recipe
+    from tarsia.builders.lake import Lake
+    from tarsia.manifests.audit import audit as run
+    from tarsia.manifests.stream import load_manifest
+    from tarsia.pipelines import show
+    from tarsia.pipelines.plan import chosen_stages
+
+    page = read_recipe(recipe)
+    manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stage or ())]
+    result = run(Lake(lake), manifests, deep=deep)
+    fields = {**result.model_dump(mode="json"), "stages": [one.model_dump(mode="json") for one in manifests]}
+    _print(as_json, fields, lambda: show.audited(manifests, result))
+    if result.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    lake: LakeUrl,
+    stage: Annotated[list[str], typer.Option("--stage", help="model/stage, such as vita-1.5/2.2; may be repeated.")],
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a packed shard.")] = 256,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the contexts of a stage as WebDataset tars in training order."""
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.pack import pack as run
+    from tarsia.pipelines.pool import open_pool
+
+    with open_pool(workers, ray) as pool:
+        packed = run(Lake(lake), stage, pool, shard_bytes=shard_mb << 20, quiet=quiet)
+    fields = {name: [one.model_dump(mode="json") for one in shards] for name, shards in packed.items()}
+    _print(as_json, fields, lambda: show.packed(packed))
+
+
+@app.command()
+def stream(
+    lake: LakeUrl,
+    stage: Annotated[str, typer.Option("--stage", help="model/stage, such as vita-1.5/2.2.")],
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Contexts of a global batch.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many batches to show.")] = 1,
+    position: Annotated[int, typer.Option("--position", min=0, help="Context to begin with.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Read batches of a planned stage as a trainer would, and show what is in them."""
+    from itertools import islice
+
+    from tarsia.manifests.stream import Stream
+    from tarsia.pipelines import show
+
+    reader = Stream(lake, stage, batch=batch)
+    reader.load_state_dict({**reader.state_dict(), "position": position})
+    batches = list(islice(reader, count))
+    _print(as_json, [show.batch_fields(one) for one in batches], lambda: "\n".join(map(show.batch, batches)))
+
+
+@app.command()
+def demo(
+    lake: Annotated[str, typer.Argument(metavar="LAKE", help="A folder for the lake.")] = "lake",
+    examples: Annotated[Path, typer.Option("--examples", help="The folder with catalog.yaml.")] = Path("examples"),
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+) -> None:
+    """The whole story on the corpora that the repository ships: ingest, speak, plan, pack, audit, stream."""
+    from tarsia.pipelines.demo import demo as run
+
+    run(lake, examples, workers=workers, ray=ray, quiet=quiet)
+
+
+def _print(as_json: bool, fields: Any, text: Any) -> None:
+    if as_json:
+        import orjson
+
+        sys.stdout.write(orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n")
+    else:
+        typer.echo(text())

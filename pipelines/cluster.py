@@ -1,0 +1,59 @@
+"""Ray: the same tasks on a cluster. The only file that imports it.
+
+Ray Core, one remote call a task: arguments and results are a page each, media never enter the object store, and a task
+whose worker dies is run again, which is harmless because records are created once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tarsia.pipelines.pool import Task, bounded, work
+from tarsia.schemas.errors import MissingExtra, StorageFault, TarsiaError
+
+
+class Cluster:
+    """A Ray cluster: `local` starts one here, anything else is the address of one that runs (`auto` finds it)."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtra("ray", "ray") from error
+        self._ray: Any = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            try:
+                ray.init(
+                    address=None if address == "local" else address,
+                    include_dashboard=False if address == "local" else None,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
+            except ConnectionError as error:
+                raise StorageFault(f"no Ray cluster at '{address}': {error}") from error
+        self._call = ray.remote(max_retries=3)(work)
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._mine:
+            self._ray.shutdown()
+
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, as they come."""
+        ray = self._ray
+        window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+        def done(tickets: list[Any]) -> list[Any]:
+            return list(ray.wait(tickets, num_returns=1)[0])
+
+        try:
+            for ticket, task in bounded(tasks, self._call.remote, window, done):
+                yield task, ray.get(ticket)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, TarsiaError):
+                raise error.cause from error
+            raise
+        except ray.exceptions.RayError as error:
+            raise TarsiaError(f"Ray gave up: {error}; nothing finished is lost: run the same command again") from error

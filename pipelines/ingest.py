@@ -1,0 +1,413 @@
+"""`tarsia ingest`: raw corpora in, shards in draw order and a truthful count out.
+
+    scan   some raw files   ->  slices of raw records, and who they are
+    settle                      identities over the whole corpus (here, 16 bytes a record)
+    sort   a slice          ->  the slice in key order, with a stamp of every record and its media
+    build  a leaf           ->  tar, index and text of the leaf; refusals with reasons
+    publish                     quarantine, then the next snapshot, last
+
+Scan and sort leave their results under `work/`, removed at the end; a leaf is recorded under `commits/` by the digest
+of everything it is made from, so that a resumed, a repeated and an incremental ingest are one and the same thing: the
+plan minus what is recorded. A corpus whose files have not changed since the newest snapshot is not read at all.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tarsia.builders.corpora import At, find
+from tarsia.builders.lake import Lake
+from tarsia.builders.records import (
+    SCANNED,
+    SORTED,
+    Marks,
+    draws,
+    rows_of,
+    scan,
+    settle,
+    sort,
+    to_arrow,
+    understand,
+    who,
+)
+from tarsia.builders.samples import admit, media_paths
+from tarsia.builders.shards import TarWriter, publish
+from tarsia.builders.storage import Entry, Store, match, open_store
+from tarsia.builders.tables import put_table
+from tarsia.pipelines.pool import Pool, finish
+from tarsia.pipelines.progress import Progress
+from tarsia.schemas.corpus import Catalog, Corpus
+from tarsia.schemas.errors import BadCatalog, Corrupt, Outside, Refused
+from tarsia.schemas.identity import checksum, digest, digest_of, draw_of
+from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, Snapshot
+from tarsia.schemas.model import Model
+from tarsia.schemas.sample import Sample
+from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
+
+SCAN_BYTES = 64 << 20  # of raw files that one task scans, at least
+RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyond, its place alone
+
+
+class Ingested(Model):
+    """What became of one corpus."""
+
+    corpus: str
+    records: int
+    samples: int
+    questions: int
+    quarantined: dict[str, int]
+    identities: dict[str, int]
+    shards: int
+    written: int  # shards that this run built; the others stood already
+    unchanged: bool
+
+
+def ingest(
+    catalog: Catalog, lake: Lake, pool: Pool, *, only: Sequence[str] = (), reread: bool = False, quiet: bool = False
+) -> list[Ingested]:
+    """Brings the corpora of a catalog into the lake and publishes one snapshot. Raises if a record is lost.
+
+    `reread` looks at every record and its media again, even where no annotation file changed.
+    """
+    newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
+    plans, done = [], []
+    for corpus in chosen(catalog, only):
+        files, source = survey(corpus)
+        before = newest.corpus(corpus.name)
+        if before and before.source == source and not reread:
+            done.append(_report(before, 0, unchanged=True))
+        else:
+            plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+    _scan(plans, lake, pool, quiet)
+    _sort(plans, lake, pool, quiet)
+    states = _build(plans, lake, pool, quiet)
+    if states:
+        lake.publish(lambda snapshot: _with(snapshot, [state for state, _ in states]))
+    for plan in plans:
+        for entry in lake.store.list(plan.work):
+            lake.store.delete(entry.path)
+    order = [corpus.name for corpus in catalog.corpora]
+    reports = done + [_report(state, written, unchanged=False) for state, written in states]
+    return sorted(reports, key=lambda report: order.index(report.corpus))
+
+
+def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
+    """The corpora of the catalog, or those named."""
+    from tarsia.schemas.errors import UnknownName
+
+    known = {corpus.name: corpus for corpus in catalog.corpora}
+    for name in only:
+        if name not in known:
+            raise UnknownName("corpus", name, known)
+    return [corpus for name, corpus in known.items() if not only or name in only]
+
+
+def survey(corpus: Corpus) -> tuple[list[Entry], str]:
+    """The raw files of a corpus, and a digest that changes when they or the entry in the catalog do."""
+    reader = find(corpus.format, f"corpus '{corpus.name}'")
+    store = open_store(corpus.root)
+    patterns = corpus.files or reader.FILES
+    files = {entry.path: entry for pattern in patterns for entry in match(store, pattern)}
+    if not files:
+        raise BadCatalog(f"corpus '{corpus.name}': no file {' or '.join(patterns)} below {corpus.root}")
+    ordered = [files[path] for path in sorted(files)]
+    return ordered, digest_of([_identity(corpus), [list(entry) for entry in ordered]])
+
+
+def _identity(corpus: Corpus) -> Any:
+    """What of a catalog entry the built bytes depend on."""
+    return [FORMAT, ORDER, corpus.model_dump(mode="json", exclude={"root", "licence", "tags"})]
+
+
+@dataclass
+class _Plan:
+    """One corpus on its way."""
+
+    corpus: Corpus
+    source: str
+    files: list[Entry]
+    work: str
+    slices: list[str] = None  # type: ignore[assignment]
+    marks: list[Marks] = None  # type: ignore[assignment]
+    identities: dict[str, int] = None  # type: ignore[assignment]
+    sorted: list[dict[str, Any]] = None  # type: ignore[assignment]
+
+
+# --- scan -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Reads some raw files of a corpus into slices."""
+
+    lake: str
+    corpus: Corpus
+    files: tuple[str, ...]
+    record: str
+
+    def run(self) -> Any:
+        """Paths of the slices, and of what settling needs."""
+        store, out = open_store(self.lake), []
+        tables = scan(find(self.corpus.format), open_store(self.corpus.root), self.files)
+        for number, table in enumerate(tables):
+            path = f"{self.record.removesuffix('.json')}-{number:05d}"
+            store.replace(f"{path}.arrow", to_arrow(table))
+            store.replace(f"{path}.who", who(table).tobytes())
+            out.append(path)
+        return out
+
+
+def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
+    tasks = [
+        Scan(lake.url, plan.corpus, files, f"{plan.work}/scan/{number:05d}.json")
+        for plan in plans
+        for number, files in enumerate(_groups(plan.files))
+    ]
+    results = iter(finish(tasks, pool, Progress("scan", "groups of raw files", quiet=quiet)))
+    for plan in plans:
+        plan.slices = [path for _ in _groups(plan.files) for path in next(results)]
+        rows = [np.frombuffer(lake.store.read(f"{path}.who"), dtype=np.uint64) for path in plan.slices]
+        everyone = np.concatenate([np.empty(0, np.uint64), *rows]).reshape(-1, 2)
+        marks = settle(everyone)
+        missing = everyone[:, 0] == 0
+        counts = {
+            "own id": len(everyone) - int((missing | marks.collided).sum()),
+            "id and record": int(marks.collided.sum()),
+            "record": int(missing.sum()),
+            "repeated": int((marks.occurrence > 0).sum()),
+        }
+        plan.identities = {name: count for name, count in counts.items() if count}
+        ends = np.cumsum([len(part) // 2 for part in rows])[:-1]
+        plan.marks = [
+            Marks(collided, occurrence)
+            for collided, occurrence in zip(
+                np.split(marks.collided, ends), np.split(marks.occurrence, ends), strict=True
+            )
+        ]
+
+
+def _groups(files: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """Files in groups of about SCAN_BYTES: one large file alone, many small ones together."""
+    groups: list[tuple[str, ...]] = []
+    group: list[str] = []
+    size = 0
+    for entry in files:
+        group.append(entry.path)
+        size += entry.size
+        if size >= SCAN_BYTES:
+            groups.append(tuple(group))
+            group, size = [], 0
+    return [*groups, tuple(group)] if group else groups
+
+
+# --- sort -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sort:
+    """Puts one slice in key order and looks at the media of its records."""
+
+    lake: str
+    corpus: Corpus
+    slice: str
+    marks: bytes
+    record: str
+
+    def run(self) -> Any:
+        """Where the sorted slice lies, how many rows it has, where its origins are."""
+        store, source = open_store(self.lake), open_store(self.corpus.root)
+        with store.open(f"{self.slice}.arrow") as file, pa.ipc.open_file(file) as reader:
+            scanned = reader.read_all().cast(SCANNED)
+        both = np.frombuffer(self.marks, dtype=np.uint32).reshape(2, -1)
+        table = sort(scanned, Marks(both[0].astype(np.bool_), both[1]), self.corpus.name).cast(SORTED)
+        path = self.record.removesuffix(".json")
+        store.replace(f"{path}.arrow", to_arrow(table))
+        stamps = np.array([self._stamp(row, source) for row in table.to_pylist()], dtype=np.uint64)
+        store.replace(f"{path}.stamps", np.array([draws(table["key"].to_pylist()), stamps], dtype=np.uint64).tobytes())
+        origins = put_table(store, f"origins/{self.corpus.name}/part", table.select(ORIGINS.names).cast(ORIGINS))
+        return {"path": path, "rows": len(table), "origins": origins.model_dump(mode="json")}
+
+    def _stamp(self, row: dict[str, Any], source: Store) -> int:
+        """A hash of the record and of the version of every medium it needs."""
+        versions: list[Any] = []
+        try:
+            for path in media_paths(understand(row, self.corpus)):
+                entry = source.entry(path)
+                versions.append(entry.version if entry else "missing")
+        except (Refused, Outside) as error:
+            versions.append(str(error))
+        return checksum(f"{row['key']} {row['record']} {row['id']} {row['code']} {versions}".encode())
+
+
+def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
+    tasks = []
+    for plan in plans:
+        for number, (path, marks) in enumerate(zip(plan.slices, plan.marks, strict=True)):
+            both = np.array([marks.collided, marks.occurrence], dtype=np.uint32).tobytes()
+            tasks.append(Sort(lake.url, plan.corpus, path, both, f"{plan.work}/sort/{number:05d}.json"))
+    results = iter(finish(tasks, pool, Progress("sort", "slices", quiet=quiet)))
+    for plan in plans:
+        plan.sorted = [next(results) for _ in plan.slices]
+
+
+# --- build ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Build:
+    """Writes one leaf: `parts` are runs of rows of sorted slices."""
+
+    lake: str
+    corpus: Corpus
+    leaf: str
+    parts: tuple[tuple[str, int, int], ...]
+    record: str
+
+    def run(self) -> Any:
+        """The committed shard, and what was refused."""
+        store, source = open_store(self.lake), open_store(self.corpus.root)
+        refused: list[tuple[str, str, str]] = []
+        index, text = [], []
+        with store.spool() as file:
+            tar = TarWriter(file)
+            for row in self._rows(store):
+                try:
+                    at = At(self.corpus, row["file"], row["key"])
+                    sample, members = admit(understand(row, self.corpus), at, row["id"], source)
+                except Refused as error:
+                    refused.append((row["key"], error.code, error.message))
+                    continue
+                index.append(index_row(sample, row["record"], tar.add(sample.key, members)))
+                turns = [turn.model_dump(by_alias=True) for turn in sample.conversations]
+                text.append({"key": sample.key, "conversations": turns})
+            objects: tuple[Stored, ...] = ()
+            if index:
+                tables = (
+                    (".parquet", pa.Table.from_pylist(index, INDEX)),
+                    (".text.parquet", pa.Table.from_pylist(text, TEXT)),
+                )
+                path = f"corpora/{self.corpus.name}/{self.leaf}"
+                objects = publish(store, path, file, tar.close(), tar.bytes, tables)
+        questions = sum(row["questions"] for row in index)
+        shard = Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects)
+        return {"shard": shard.model_dump(mode="json"), "refused": refused}
+
+    def _rows(self, store: Store) -> Iterator[dict[str, Any]]:
+        return merge(*(rows_of(store, *part) for part in self.parts), key=lambda row: str(row["key"]))
+
+
+def index_row(sample: Sample, record: str, where: Any) -> dict[str, Any]:
+    """The row of INDEX that says what a sample is and where it lies."""
+    facts = sample.model_dump(mode="json", include={"key", "corpus", "id", "kind", "language"})
+    media = sample.model_dump(mode="json", include={"images", "audios", "videos"})
+    return {
+        **facts,
+        **media,
+        "draw": draw_of(sample.key),
+        "record": record,
+        "modality": sample.modality,
+        "questions": sample.questions,
+        "offset": where.offset,
+        "length": where.length,
+        "checksum": where.checksum,
+        "members": [member._asdict() for member in where.members],
+    }
+
+
+def _build(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> list[tuple[CorpusState, int]]:
+    tasks: list[Build] = []
+    sizes = []
+    for plan in plans:
+        mine = list(_leaf_tasks(plan, lake))
+        tasks += mine
+        sizes.append(len(mine))
+    there = {entry.path for plan in plans for entry in lake.store.list(f"commits/corpora/{plan.corpus.name}")}
+    results = finish(tasks, pool, Progress("build", "shards", quiet=quiet))
+    states, first = [], 0
+    for plan, count in zip(plans, sizes, strict=True):
+        mine, results_of = tasks[first : first + count], results[first : first + count]
+        states.append((_state(plan, results_of, lake), sum(task.record not in there for task in mine)))
+        first += count
+    return states
+
+
+def _leaf_tasks(plan: _Plan, lake: Lake) -> Iterator[Build]:
+    """One task for each leaf of the trie over all records of the corpus, refused ones included."""
+    stamped = [np.frombuffer(lake.store.read(f"{part['path']}.stamps"), dtype=np.uint64) for part in plan.sorted]
+    halves = [array.reshape(2, -1) for array in stamped]
+    together = np.concatenate([np.empty((2, 0), np.uint64), *halves], axis=1)
+    order = np.argsort(together[0], kind="stable")
+    everyone, stamps = together[0][order], together[1][order]
+    for leaf in leaves(everyone, plan.corpus.cap):
+        low, high = everyone[leaf.begin], everyone[leaf.end - 1]
+        parts = []
+        for part, half in zip(plan.sorted, halves, strict=True):
+            begin = int(np.searchsorted(half[0], low, side="left"))
+            end = int(np.searchsorted(half[0], high, side="right"))
+            if begin < end:
+                parts.append((f"{part['path']}.arrow", begin, end))
+        inputs = digest_of(
+            [_identity(plan.corpus), leaf.name, digest(np.sort(stamps[leaf.begin : leaf.end]).tobytes())]
+        )
+        record = f"commits/corpora/{plan.corpus.name}/{leaf.name}-{inputs[:16]}.json"
+        yield Build(lake.url, plan.corpus, leaf.name, tuple(parts), record)
+
+
+def _state(plan: _Plan, results: list[Any], lake: Lake) -> CorpusState:
+    refused = {key: (code, message) for result in results for key, code, message in result["refused"]}
+    shards = tuple(Shard.model_validate(result["shard"]) for result in results)
+    state = CorpusState(
+        corpus=plan.corpus,
+        source=plan.source,
+        records=sum(part["rows"] for part in plan.sorted),
+        quarantined=dict(sorted(Counter(code for code, _ in refused.values()).items())),
+        identities=plan.identities,
+        shards=tuple(shard for shard in shards if shard.objects),
+        quarantine=_quarantine(plan, refused, lake) if refused else None,
+        origins=tuple(Stored.model_validate(part["origins"]) for part in plan.sorted),
+    )
+    if state.records != state.samples + len(refused):
+        raise Corrupt(
+            f"corpus '{plan.corpus.name}': {state.records} records went in, "
+            f"{state.samples} samples and {len(refused)} refusals came out"
+        )
+    return state
+
+
+def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) -> Stored:
+    """Every refusal as a row: the reason, the place, and the raw record where it is not too large."""
+    rows = []
+    for part in plan.sorted:
+        for row in rows_of(lake.store, f"{part['path']}.arrow", 0, part["rows"]):
+            if row["key"] in refused:
+                code, message = refused[row["key"]]
+                raw = row["raw"] if len(row["raw"]) <= RAW_KEPT else None
+                rows.append({**{name: row[name] for name in ("key", "id", "file", "begin", "end")}, "raw": raw})
+                rows[-1] |= {"code": code, "message": message}
+    rows.sort(key=lambda row: str(row["key"]))
+    return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", pa.Table.from_pylist(rows, QUARANTINE))
+
+
+def _with(snapshot: Snapshot, states: list[CorpusState]) -> Snapshot:
+    names = {state.corpus.name for state in states}
+    kept = [state for state in snapshot.corpora if state.corpus.name not in names]
+    return snapshot.model_copy(update={"corpora": tuple(sorted([*kept, *states], key=lambda state: state.corpus.name))})
+
+
+def _report(state: CorpusState, written: int, *, unchanged: bool) -> Ingested:
+    return Ingested(
+        corpus=state.corpus.name,
+        records=state.records,
+        samples=state.samples,
+        questions=state.questions,
+        quarantined=state.quarantined,
+        identities=state.identities,
+        shards=len(state.shards),
+        written=written,
+        unchanged=unchanged,
+    )

@@ -1,0 +1,181 @@
+"""`tarsia plan`: every stage of a recipe as a manifest, from the tables of the newest snapshot.
+
+Costs are counted shard by shard, in parallel, and kept under `costs/` by the digest of the recipe's settings, so that a
+second plan counts only what is new. The tables of a manifest are stored first, the manifest last.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tarsia.builders.chat import system_tokens
+from tarsia.builders.lake import Lake
+from tarsia.builders.storage import open_store
+from tarsia.builders.tables import get_table, get_tables, put_table
+from tarsia.builders.tokens import tokenizer
+from tarsia.manifests.costs import COSTS, count, settings_digest
+from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Corpus, Planned, plan
+from tarsia.manifests.stream import load_manifest
+from tarsia.pipelines.pool import Pool, finish
+from tarsia.pipelines.progress import Progress
+from tarsia.schemas.errors import Drift, NotThere, UnknownName
+from tarsia.schemas.identity import canonical
+from tarsia.schemas.lake import CorpusState, Snapshot
+from tarsia.schemas.manifest import Manifest, stage_path
+from tarsia.schemas.recipe import Context, Recipe
+from tarsia.schemas.shard import INDEX, SPEECH, TEXT, Shard, Stored
+
+
+@dataclass(frozen=True)
+class Count:
+    """Counts what the samples of one shard cost."""
+
+    lake: str
+    corpus: str
+    shard: Shard
+    context: Context
+
+    @property
+    def record(self) -> str:
+        """Under the settings and the name of the shard."""
+        name = self.shard.tar.path.rsplit("/", 1)[1].removesuffix(".tar")
+        return f"commits/costs/{settings_digest(self.context)}/{self.corpus}/{name}.json"
+
+    def run(self) -> Any:
+        """Where the costs are stored."""
+        store = open_store(self.lake)
+        index, text = get_table(store, self.shard.index), get_table(store, self.shard.text)
+        costs = count(index.cast(INDEX), text.cast(TEXT), self.context, tokenizer(self.context.tokenizer))
+        name = self.record.removeprefix("commits/").removesuffix(".json")
+        return put_table(store, name, costs).model_dump(mode="json")
+
+
+def load(
+    snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
+) -> list[Corpus]:
+    """The tables of every corpus that a stage of the recipe asks for, costs counted where they were not yet."""
+    kinds = {kind for stage in recipe.stages.values() for kind in stage.take}
+    states = [state for state in snapshot.corpora if state.corpus.kind in kinds]
+    tasks = [Count(lake.url, state.corpus.name, shard, recipe.context) for state in states for shard in state.shards]
+    costs = iter(finish(tasks, pool, Progress("count", "shards", quiet=quiet)))
+    return [_corpus(state, lake, [next(costs) for _ in state.shards], snapshot, voices) for state in states]
+
+
+def _corpus(state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snapshot, voices: str | None) -> Corpus:
+    store = lake.store
+    sidecars = snapshot.sidecars(voices, state.corpus.name) if voices else None
+    speech = get_tables(store, (shard.index for shard in sidecars.shards), SPEECH, SPEECH_COLUMNS) if sidecars else None
+    return Corpus(
+        state,
+        get_tables(store, (shard.index for shard in state.shards), INDEX, INDEX_COLUMNS),
+        _numbers(shard.samples for shard in state.shards),
+        get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names),
+        sidecars,
+        speech,
+        _numbers(shard.samples for shard in sidecars.shards) if sidecars else np.empty(0, np.int32),
+    )
+
+
+def _numbers(sizes: Iterable[int]) -> Any:
+    counts = list(sizes)
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+
+def chosen_stages(recipe: Recipe, only: Sequence[str]) -> list[str]:
+    """The stages of the recipe, or those named."""
+    for name in only:
+        if name not in recipe.stages:
+            raise UnknownName("stage", name, recipe.stages)
+    return [name for name in recipe.stages if not only or name in only]
+
+
+def make_plans(
+    recipe: Recipe,
+    lake: Lake,
+    pool: Pool,
+    *,
+    only: Sequence[str] = (),
+    voices: str | None = None,
+    pending_as_text: bool = False,
+    replace: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> list[Manifest]:
+    """Plans the stages and stores their manifests. `Drift` where another manifest stands and `replace` is not set."""
+    snapshot = lake.snapshot()
+    corpora = load(snapshot, lake, recipe, pool, voices=voices, quiet=quiet)
+    words = tokenizer(recipe.context.tokenizer)
+    prompts = {name: system_tokens(words, name) for name in PROMPTS}
+    manifests = []
+    for name in chosen_stages(recipe, only):
+        planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text)
+        heard = voices if recipe.stages[name].spoken else None
+        if dry_run:
+            manifests.append(_manifest(recipe, name, snapshot, planned, prompts, heard, {}))
+        else:
+            manifests.append(_store(recipe, name, snapshot, planned, prompts, heard, lake, replace=replace))
+    return manifests
+
+
+def _manifest(
+    recipe: Recipe, name: str, snapshot: Snapshot, planned: Planned, prompts: dict[str, int], voices: str | None,
+    tables: dict[str, Stored],
+) -> Manifest:  # fmt: skip
+    return Manifest(
+        model=recipe.model,
+        name=name,
+        stage=recipe.stages[name],
+        seed=recipe.seed,
+        context=recipe.context,
+        lake=snapshot.part(recipe.stages[name].take, voices).digest,
+        recipe=recipe.digest,
+        pool=voices,
+        prompts=prompts,
+        capacity=planned.capacity,
+        asks=planned.asks,
+        counts=planned.counts,
+        contexts=len(planned.contexts),
+        bound=planned.bound,
+        fill=planned.fill,
+        shards=planned.shards,
+        tables=tables,
+        rows=planned.rows,
+    )
+
+
+def _store(
+    recipe: Recipe, name: str, snapshot: Snapshot, planned: Planned, prompts: dict[str, int], voices: str | None,
+    lake: Lake, *, replace: bool,
+) -> Manifest:  # fmt: skip
+    folder = stage_path(recipe.model, name)
+    before = _standing(lake, recipe.model, name)
+    fresh = _manifest(recipe, name, snapshot, planned, prompts, voices, before.tables if before else {})
+    if before == fresh:
+        return before
+    if before and not replace:
+        raise Drift(f"{lake.url}/{folder}: {drift(before, fresh)}; to plan it anew: --replace")
+    parts = (("contexts", planned.contexts), ("samples", planned.samples), ("unplaced", planned.unplaced))
+    tables = {part: put_table(lake.store, f"{folder}/{part}", table) for part, table in parts}
+    manifest = fresh.model_copy(update={"tables": tables})
+    lake.store.replace(f"{folder}/manifest.json", canonical(manifest.model_dump(mode="json")))
+    return manifest
+
+
+def drift(before: Manifest, after: Manifest) -> str:
+    """What differs between two manifests of one stage, field by field."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    said = []
+    for field in ("recipe", "lake", "seed", "stage", "context", "pool", "format", "order"):
+        if old[field] != new[field]:
+            short = [str(value)[:60] for value in (old[field], new[field])]
+            said.append(f"{field} was {short[0]}, is {short[1]}")
+    return "a manifest stands here from another plan: " + ("; ".join(said) or "its rows differ")
+
+
+def _standing(lake: Lake, model: str, stage: str) -> Manifest | None:
+    try:
+        return load_manifest(lake.url, f"{model}/{stage}")
+    except NotThere:
+        return None

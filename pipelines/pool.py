@@ -1,0 +1,151 @@
+"""Where tasks run: in this process, in a local pool of processes, or on Ray; the very same tasks, the very same bytes.
+
+A task is a small frozen value that knows how to `run` and where its result is recorded. The record is created last and
+only once, so that *resume is plan minus records*: whoever runs the same plan again finds what is done and does the
+rest. Bytes of media never travel between processes: a task's arguments are paths, its result is a page of JSON.
+
+The local pool is the default, since a small job should not wait ten seconds for a cluster to start. A task that takes
+a minute loses at most that minute when its process is killed.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import orjson
+
+from tarsia.builders.storage import open_store
+from tarsia.pipelines.progress import Progress
+from tarsia.schemas.errors import Corrupt, Exists, TarsiaError
+from tarsia.schemas.identity import canonical
+
+
+class Task(Protocol):
+    """One unit of work. Running it twice must do no harm."""
+
+    @property
+    def lake(self) -> str:
+        """The lake that the record is kept in."""
+
+    @property
+    def record(self) -> str:
+        """The path of the record, a function of everything that the result depends on."""
+
+    def run(self) -> Any:
+        """Does the work; the result is JSON."""
+
+
+class Pool(Protocol):
+    """Runs tasks, a bounded number at a time, and yields results as they come."""
+
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, in any order."""
+
+
+def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
+    """The results of all tasks, in the order of the tasks; those recorded before are not run again."""
+    results: dict[str, Any] = {}
+    todo = list(tasks)
+    for lake in {task.lake for task in tasks}:
+        store = open_store(lake)
+        folders = {task.record.rsplit("/", 1)[0] for task in tasks}
+        there = {entry.path for folder in folders for entry in store.list(folder)}
+        for task in tasks:
+            if task.lake == lake and task.record in there:
+                results[task.record] = orjson.loads(store.read(task.record))
+        todo = [task for task in todo if task.record not in results]
+    progress.start(len(tasks), done=len(tasks) - len(todo))
+    for task, result in pool.map(todo):
+        results[task.record] = result
+        progress.step()
+    progress.stop()
+    return [results[task.record] for task in tasks]
+
+
+def work(task: Task) -> Any:
+    """Runs one task and records its result; a twin that was faster must have found the same."""
+    result = orjson.loads(canonical(task.run()))
+    store = open_store(task.lake)
+    try:
+        store.create(task.record, canonical(result))
+    except Exists:
+        if orjson.loads(store.read(task.record)) != result:
+            raise Corrupt(f"{task.record}: two runs of one task gave different results") from None
+    return result
+
+
+@contextmanager
+def open_pool(workers: int | None = None, ray: str | None = None) -> Iterator[Pool]:
+    """A pool for one command: `ray` is None, `local`, or an address; `workers` is for the local pool."""
+    if ray is not None:
+        from tarsia.pipelines.cluster import Cluster
+
+        with Cluster(ray) as cluster:
+            yield cluster
+        return
+    count = workers or os.cpu_count() or 1
+    if count == 1:
+        yield _Here()
+        return
+    with _Processes(count) as processes:
+        yield processes
+
+
+class _Here:
+    """One after the other, in this process."""
+
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        for task in tasks:
+            yield task, work(task)
+
+
+class _Processes:
+    """Local processes, started when there is first something to share."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        if len(tasks) < 2:
+            yield from _Here().map(tasks)
+            return
+        if self._pool is None:
+            # spawned, not forked: the store's threads would not survive a fork
+            self._pool = ProcessPoolExecutor(self._count, mp_context=multiprocessing.get_context("spawn"))
+        pool = self._pool
+        try:
+            for future, task in bounded(tasks, lambda task: pool.submit(work, task), self._count * 2, _any_done):
+                yield task, future.result()
+        except BrokenProcessPool as error:
+            raise TarsiaError(
+                "a worker process died (killed, or out of memory); nothing finished is lost: run the same command again"
+            ) from error
+
+
+def _any_done(futures: Iterable[Future[Any]]) -> Iterable[Future[Any]]:
+    return wait(futures, return_when=FIRST_COMPLETED).done
+
+
+def bounded(tasks: Iterable[Task], submit: Any, window: int, done: Any) -> Iterator[tuple[Any, Task]]:
+    """Keeps `window` tasks in flight; yields each ticket with its task once it is done."""
+    waiting: dict[Any, Task] = {}
+    for task in tasks:
+        waiting[submit(task)] = task
+        if len(waiting) >= window:
+            for ticket in done(list(waiting)):
+                yield ticket, waiting.pop(ticket)
+    while waiting:
+        for ticket in done(list(waiting)):
+            yield ticket, waiting.pop(ticket)

@@ -1,0 +1,150 @@
+"""Reports for a terminal: plain aligned text, the same on every terminal and in every log."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from unicodedata import east_asian_width
+
+from tarsia.manifests.audit import Audit
+from tarsia.manifests.stream import Batch
+from tarsia.pipelines.ingest import Ingested
+from tarsia.pipelines.speak import Spoken
+from tarsia.schemas.manifest import Count, Manifest, Packed
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows under a head; numbers to the right, with thousands apart."""
+    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
+    numeric = [all(_is_number(row[number]) for row in cells[1:]) for number in range(len(head))]
+    widths = [max(_width(row[number]) for row in cells) for number in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            " " * (width - _width(cell)) + cell if right else cell + " " * (width - _width(cell))
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell[0].isdigit() or cell == "-"
+
+
+def _width(cell: str) -> int:
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in cell)
+
+
+def ingested(reports: Sequence[Ingested]) -> str:
+    """Records in, samples and refusals out, for each corpus."""
+    rows = [
+        (one.corpus, one.records, one.samples, sum(one.quarantined.values()), one.questions, one.shards,
+         "unchanged" if one.unchanged else f"{one.written} written")
+        for one in reports
+    ]  # fmt: skip
+    lines = [table(("corpus", "records", "samples", "quarantined", "questions", "shards", ""), rows)]
+    for one in reports:
+        lines += [f"{one.corpus}: {count} quarantined, {code}" for code, count in one.quarantined.items()]
+    records, samples = sum(one.records for one in reports), sum(one.samples for one in reports)
+    refused = sum(sum(one.quarantined.values()) for one in reports)
+    return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined"])
+
+
+def spoken(reports: Sequence[Spoken]) -> str:
+    """Questions asked to be spoken, and what came of them."""
+    if not reports:
+        return "no stage of this recipe asks for speech"
+    rows = [
+        (one.stage, one.corpus, one.selected, one.asked, one.speakable, one.spoken, sum(one.refused.values()))
+        for one in reports
+    ]
+    total = [sum(values) for values in zip(*(row[2:] for row in rows), strict=True)]
+    head = ("stage", "corpus", "questions", "asked", "speakable", "spoken", "refused")
+    return table(head, [*rows, ("", "all", *total)])
+
+
+def planned(manifests: Sequence[Manifest]) -> str:
+    """Each stage in a line."""
+    rows = [
+        (one.name, one.stage.title, *_sums(one.counts, "selected", "placed", "placed_questions", "placed_tokens"),
+         sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound, f"{one.fill:.1%}")
+        for one in manifests
+    ]  # fmt: skip
+    head = ("stage", "title", "selected", "placed", "questions", "tokens", "hours", "contexts", "bound", "fill")
+    return table(head, rows)
+
+
+def _sums(counts: Iterable[Count], *names: str) -> list[int]:
+    everything = list(counts)
+    return [sum(getattr(count, name) for count in everything) for name in names]
+
+
+def audited(manifests: Sequence[Manifest], result: Audit) -> str:
+    """Asked, selected and placed of every stage, kind, corpus and language; then what did not agree."""
+    rows: list[Sequence[Any]] = []
+    for manifest in manifests:
+        for ask in manifest.asks:
+            mine = [count for count in manifest.counts if count.corpus == ask.corpus]
+            for language in sorted({count.language for count in mine}) or ["-"]:
+                counts = [count for count in mine if count.language == language]
+                heard = f"{_sums(counts, 'spoken')[0]} of {ask.spoken}" if ask.spoken is not None else "-"
+                rows.append(
+                    (manifest.name, ask.kind.value, ask.corpus, language, f"{ask.amount} of {ask.available}",
+                     *_sums(counts, "selected", "placed", "placed_questions", "placed_tokens"),
+                     sum(count.placed_seconds for count in counts) / 3600, heard)
+                )  # fmt: skip
+    head = ("stage", "kind", "corpus", "lang", "asked", "selected", "placed", "questions", "tokens", "hours", "spoken")
+    findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
+    verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
+    return "\n".join([table(head, rows), *findings, verdict])
+
+
+def packed(stages: dict[str, list[Packed]]) -> str:
+    """The packed shards of each stage."""
+    rows = [
+        (stage, sum(one.contexts for one in shards), len(shards), sum(one.objects[0].bytes for one in shards) / 1e6)
+        for stage, shards in stages.items()
+    ]
+    return table(("stage", "contexts", "shards", "MB"), rows)
+
+
+def batch(one: Batch) -> str:
+    """One batch of contexts: what a trainer is handed."""
+    lines = []
+    for context in one.contexts:
+        lines.append(f"context {context.number}: {context.tokens:,} tokens, {context.prompt} prompt")
+        rows = [
+            (slot, streamed.sample.corpus, streamed.sample.language, streamed.sample.modality, streamed.tokens,
+             len(streamed.heard), sum(map(len, streamed.media.values())) + sum(map(len, streamed.heard.values())))
+            for slot, streamed in enumerate(context.samples)
+        ]  # fmt: skip
+        lines.append(table(("slot", "corpus", "lang", "modality", "tokens", "heard", "bytes"), rows))
+    return "\n".join([*lines, f"state after it: {one.state}"])
+
+
+def batch_fields(one: Batch) -> dict[str, Any]:
+    """The same for a program."""
+    contexts = [
+        {
+            "context": context.number,
+            "prompt": context.prompt,
+            "tokens": context.tokens,
+            "samples": [
+                {
+                    "key": streamed.sample.key,
+                    "corpus": streamed.sample.corpus,
+                    "modality": streamed.sample.modality,
+                    "tokens": streamed.tokens,
+                    "heard": sorted(streamed.heard),
+                    "members": {name: len(data) for name, data in streamed.media.items()},
+                }
+                for streamed in context.samples
+            ],
+        }
+        for context in one.contexts
+    ]
+    return {"contexts": contexts, "state": one.state}

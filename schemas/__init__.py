@@ -1,0 +1,1 @@
+"""What things are: the nouns of Tarsia as frozen models and Arrow schemas. Imports nothing else of Tarsia."""

@@ -1,0 +1,97 @@
+"""Lake: a folder or bucket of immutable objects, and numbered snapshots that say which of them are the lake now.
+
+    lake/
+      corpora/<corpus>/<leaf>-<digest8>.tar .parquet .text.parquet
+      origins/<corpus>/…  quarantine/<corpus>/…
+      speech/<pool>/<corpus>/<leaf>-<digest8>.tar .parquet
+      clips/<pool>/…  verdicts/<pool>/00000001.parquet
+      commits/…                  one record a finished task: resume = plan minus commits
+      snapshots/00000012.json    published by conditional create, last
+      stages/<model>/<stage>/manifest.json …
+
+A reader opens the highest snapshot and then only what it lists; whatever else lies there is work in flight or the past.
+"""
+
+from collections.abc import Iterable
+
+from tarsia.schemas.corpus import Corpus
+from tarsia.schemas.identity import digest_of
+from tarsia.schemas.model import Model
+from tarsia.schemas.sample import Kind
+from tarsia.schemas.shard import Shard, Stored
+
+FORMAT = 1  # of objects and records; a change needs a FORMAT entry in the changelog
+ORDER = 1  # of draw, sort and fill; a change needs an ORDER entry and new golden values
+
+
+class CorpusState(Model):
+    """One corpus as it stands in the lake. `source` is the digest of what was read, to see whether it changed."""
+
+    corpus: Corpus
+    source: str
+    records: int
+    quarantined: dict[str, int] = {}  # reason code -> records
+    identities: dict[str, int] = {}  # own | collided | missing -> records
+    shards: tuple[Shard, ...] = ()
+    quarantine: Stored | None = None
+    origins: tuple[Stored, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """Samples in the shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def questions(self) -> int:
+        """Human turns in the shards."""
+        return sum(shard.questions for shard in self.shards)
+
+
+class SpeechState(Model):
+    """The sidecars of one corpus, spoken by one pool of voices."""
+
+    pool: str
+    corpus: str
+    shards: tuple[Shard, ...] = ()
+
+
+class Snapshot(Model):
+    """The lake at one moment."""
+
+    number: int
+    format: int = FORMAT
+    order: int = ORDER
+    corpora: tuple[CorpusState, ...] = ()
+    speech: tuple[SpeechState, ...] = ()
+
+    def corpus(self, name: str) -> CorpusState | None:
+        """The state of one corpus, or None."""
+        return next((state for state in self.corpora if state.corpus.name == name), None)
+
+    def sidecars(self, pool: str, corpus: str) -> SpeechState | None:
+        """The sidecars of one corpus, or None."""
+        return next((state for state in self.speech if (state.pool, state.corpus) == (pool, corpus)), None)
+
+    def part(self, kinds: Iterable[Kind], pool: str | None) -> "Snapshot":
+        """What a stage sees of the lake: the corpora of its kinds, and the speech of its pool."""
+        wanted = set(kinds)
+        corpora = tuple(state for state in self.corpora if state.corpus.kind in wanted)
+        names = {state.corpus.name for state in corpora}
+        speech = tuple(state for state in self.speech if state.pool == pool and state.corpus in names)
+        return self.model_copy(update={"corpora": corpora, "speech": speech})
+
+    @property
+    def digest(self) -> str:
+        """What the lake holds, whatever the number of steps it took to get there."""
+        corpora = [[state.corpus.name, state.records, _objects(state.shards)] for state in self.corpora]
+        speech = [[state.pool, state.corpus, _objects(state.shards)] for state in self.speech]
+        return digest_of([self.format, self.order, sorted(corpora), sorted(speech)])
+
+
+def _objects(shards: tuple[Shard, ...]) -> list[str]:
+    return [stored.digest for shard in shards for stored in shard.objects]
+
+
+def snapshot_path(number: int) -> str:
+    """`snapshots/00000012.json`."""
+    return f"snapshots/{number:08d}.json"

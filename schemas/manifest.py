@@ -1,0 +1,141 @@
+"""Manifest: what one stage trains on, to the sample. Written last: its presence means complete.
+
+    stages/<model>/<stage>/manifest.json               this model: asked, selected, placed, and from what
+    stages/<model>/<stage>/contexts-<digest8>.parquet  one row a context, in training order (CONTEXTS)
+    stages/<model>/<stage>/samples-<digest8>.parquet   one row a placed sample, by context and slot (SAMPLES)
+    stages/<model>/<stage>/unplaced-<digest8>.parquet  selected but not placed, each with its reason (UNPLACED)
+    stages/<model>/<stage>/shards/<n>-<digest8>.tar    after `tarsia pack`
+
+Three numbers are told apart everywhere: **asked** (what the recipe says), **selected** (what the draw gave) and
+**placed** (selected less what cannot be placed).
+"""
+
+import pyarrow as pa
+
+from tarsia.schemas.lake import FORMAT, ORDER
+from tarsia.schemas.model import Model
+from tarsia.schemas.recipe import Context, Stage
+from tarsia.schemas.sample import Kind
+from tarsia.schemas.shard import Stored
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+
+CONTEXTS = pa.schema(
+    [
+        ("context", pa.int32()),
+        ("prompt", _NAMES),  # text | image | video: which system prompt it carries
+        ("tokens", pa.int32()),  # what the model sees, system prompt included
+        ("samples", pa.int32()),
+        ("tiles", pa.int32()),
+        ("frames", pa.int32()),
+        ("audio_tokens", pa.int32()),
+        ("seconds", pa.float64()),  # of audio, at 16 kHz
+        ("first", pa.int64()),  # row of its first sample in SAMPLES
+    ]
+)
+
+_FACTS = [
+    ("key", pa.string()),
+    ("corpus", _NAMES),
+    ("kind", _NAMES),
+    ("language", _NAMES),
+    ("modality", _NAMES),
+    ("questions", pa.int32()),
+    ("tokens", pa.int32()),
+    ("seconds", pa.float64()),
+]
+
+SAMPLES = pa.schema(
+    [
+        ("context", pa.int32()),
+        ("slot", pa.int32()),
+        *_FACTS,
+        ("tiles", pa.int32()),
+        ("frames", pa.int32()),
+        ("audio_tokens", pa.int32()),
+        ("spoken", pa.list_(pa.int32())),  # human turns that are heard instead of read
+        ("shard", pa.int32()),  # number in Manifest.shards
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("checksum", pa.uint64()),
+        ("speech_shard", pa.int32()),  # number in Manifest.shards, null without speech
+        ("speech_offset", pa.int64()),
+        ("speech_length", pa.int64()),
+        ("speech_checksum", pa.uint64()),
+    ]
+)
+
+UNPLACED = pa.schema([*_FACTS, ("reason", pa.string())])
+
+
+class Ask(Model):
+    """What the recipe asked of one corpus, in its own unit, and of how much."""
+
+    corpus: str
+    kind: Kind
+    amount: str
+    available: int  # samples in the lake
+    available_seconds: float
+    samples: int | None = None  # asked, where the amount is a share
+    seconds: float | None = None  # asked, where the amount is in hours
+    spoken: int | None = None  # questions to be heard
+
+
+class Count(Model):
+    """What became of the ask, for one corpus, language and modality. Seconds are of audio at 16 kHz."""
+
+    corpus: str
+    kind: Kind
+    language: str
+    modality: str
+    selected: int
+    selected_questions: int
+    selected_tokens: int
+    selected_seconds: float
+    placed: int
+    placed_questions: int
+    placed_tokens: int
+    placed_seconds: float
+    speakable: int = 0  # questions, of the selected
+    refused: int = 0
+    pending: int = 0
+    spoken: int = 0  # questions, of the selected
+    placed_spoken: int = 0
+
+
+class Packed(Model):
+    """One tar of packed contexts `first` to `first + contexts - 1`, with its index."""
+
+    first: int
+    contexts: int
+    objects: tuple[Stored, ...]
+
+
+class Manifest(Model):
+    """One stage, planned."""
+
+    model: str
+    name: str
+    stage: Stage
+    seed: int
+    context: Context
+    lake: str  # digest of the part of the snapshot that the stage sees
+    recipe: str  # Recipe.digest
+    format: int = FORMAT
+    order: int = ORDER
+    pool: str | None = None  # whose speech
+    prompts: dict[str, int]  # tokens of each system prompt
+    capacity: int  # tokens of a context that samples may fill
+    asks: tuple[Ask, ...]
+    counts: tuple[Count, ...]
+    contexts: int
+    bound: int  # no packing of these samples has fewer contexts
+    fill: float  # placed tokens of packed contexts over their capacity
+    shards: tuple[Stored, ...]  # tars that the rows point into
+    tables: dict[str, Stored]  # contexts, samples, unplaced
+    rows: dict[str, str]  # logical digest of each table
+
+
+def stage_path(model: str, stage: str) -> str:
+    """`stages/<model>/<stage>`."""
+    return f"stages/{model}/{stage}"

@@ -1,0 +1,184 @@
+"""Shard: a leaf of the trie over draws, stored as three objects that share a name.
+
+    corpora/<corpus>/<leaf>-<digest8>.tar            WebDataset: <key>.<member> …, <key>.json, in draw order
+    corpora/<corpus>/<leaf>-<digest8>.parquet        index: one row of facts a sample (INDEX)
+    corpora/<corpus>/<leaf>-<digest8>.text.parquet   the conversations alone (TEXT)
+
+A leaf is named by the bits that its draws begin with: `b` covers the whole circle, `b01` its second quarter. An
+interval splits when it holds more records than the corpus's cap, so the layout is a function of the set of records and
+nothing else, and an edit touches one leaf. Speech sidecars have a trie of their own under `speech/`, the same keys.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tarsia.schemas.identity import Draws
+from tarsia.schemas.model import Model
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+
+IMAGE = pa.struct([("member", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("digest", pa.string())])
+AUDIO = pa.struct(
+    [
+        ("member", pa.string()),
+        ("samples", pa.int64()),
+        ("rate", pa.int32()),
+        ("source_rate", pa.int32()),
+        ("digest", pa.string()),
+    ]
+)
+FRAME = pa.struct(
+    [("member", pa.string()), ("position", pa.int64()), ("seconds", pa.float64()), ("digest", pa.string())]
+)
+VIDEO = pa.struct(
+    [
+        ("frames", pa.list_(FRAME)),
+        ("length", pa.int64()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+MEMBER = pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint64())])
+
+#: A sample's bytes in the tar are one range, headers included: offset, length, XXH3-64.
+_RANGE = [("offset", pa.int64()), ("length", pa.int64()), ("checksum", pa.uint64())]
+
+INDEX = pa.schema(
+    [
+        ("key", pa.string()),
+        ("draw", pa.uint64()),
+        ("corpus", _NAMES),
+        ("id", pa.string()),
+        ("record", pa.string()),  # digest of the canonical raw record, 32 hex digits
+        ("kind", _NAMES),
+        ("language", _NAMES),
+        ("modality", _NAMES),
+        ("questions", pa.int32()),
+        ("images", pa.list_(IMAGE)),
+        ("audios", pa.list_(AUDIO)),
+        ("videos", pa.list_(VIDEO)),
+        *_RANGE,
+        ("members", pa.list_(MEMBER)),
+    ]
+)
+
+TURN = pa.struct([("from", pa.string()), ("value", pa.string())])
+TEXT = pa.schema([("key", pa.string()), ("conversations", pa.list_(TURN))])
+
+#: What was refused and why; `file`, `begin`, `end`: the byte span of the raw record, as far as its format has one.
+QUARANTINE = pa.schema(
+    [
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("file", pa.string()),
+        ("begin", pa.int64()),
+        ("end", pa.int64()),
+        ("raw", pa.binary()),
+    ]
+)
+
+#: Where each planned record came from: the way back from a sample to its raw record.
+ORIGINS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("file", _NAMES),
+        ("begin", pa.int64()),
+        ("end", pa.int64()),
+    ]
+)
+
+CLIP = pa.struct(
+    [
+        ("turn", pa.int32()),  # which human turn, from 0
+        ("member", pa.string()),
+        ("clip", pa.string()),
+        ("engine", _NAMES),
+        ("voice", _NAMES),
+        ("spoken", pa.string()),
+        ("samples", pa.int64()),  # at `rate`
+        ("rate", pa.int32()),
+        ("samples16", pa.int64()),  # after resampling to 16 kHz: what audio tokens are counted from
+    ]
+)
+
+#: One row for every sample of which a question was decided: spoken (a clip in the tar) or refused (a reason).
+SPEECH = pa.schema(
+    [
+        ("key", pa.string()),
+        ("draw", pa.uint64()),
+        ("record", pa.string()),  # of the sample that was spoken: a changed record needs new speech
+        ("clips", pa.list_(CLIP)),
+        ("refused", pa.list_(pa.struct([("turn", pa.int32()), ("reason", pa.string())]))),
+        *_RANGE,
+    ]
+)
+
+
+class Leaf(NamedTuple):
+    """An interval of the circle and the rows that fall into it: `rows = draws[begin:end]` of the sorted draws."""
+
+    name: str
+    begin: int
+    end: int
+
+
+def leaves(draws: Draws, cap: int) -> Iterator[Leaf]:
+    """The leaves of the trie over sorted draws, in draw order; empty intervals have none.
+
+    >>> [leaf.name for leaf in leaves(np.array([1, 2, 2**63], dtype=np.uint64), cap=2)]
+    ['b0', 'b1']
+    """
+    pending = [Leaf("b", 0, len(draws))]
+    while pending:
+        name, begin, end = pending.pop()
+        depth = len(name) - 1
+        if end - begin <= cap or depth == 64:
+            if end > begin:
+                yield Leaf(name, begin, end)
+            continue
+        middle = np.uint64(int(name[1:] + "1", 2) << 63 - depth)
+        split = begin + int(np.searchsorted(draws[begin:end], middle))
+        pending += [Leaf(name + "1", split, end), Leaf(name + "0", begin, split)]
+
+
+class Stored(Model):
+    """One immutable object of the lake: its path below the lake, its size, its BLAKE3."""
+
+    path: str
+    bytes: int
+    digest: str
+
+
+class Shard(Model):
+    """A committed leaf: what it holds and its objects. A leaf whose records were all refused has no objects."""
+
+    leaf: str
+    samples: int
+    questions: int
+    objects: tuple[Stored, ...]
+
+    @property
+    def tar(self) -> Stored:
+        """The WebDataset tar (or the sidecar's)."""
+        return next(stored for stored in self.objects if stored.path.endswith(".tar"))
+
+    @property
+    def index(self) -> Stored:
+        """The Parquet of facts."""
+        return next(
+            stored
+            for stored in self.objects
+            if stored.path.endswith(".parquet") and not stored.path.endswith(".text.parquet")
+        )
+
+    @property
+    def text(self) -> Stored:
+        """The Parquet of conversations."""
+        return next(stored for stored in self.objects if stored.path.endswith(".text.parquet"))

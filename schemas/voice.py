@@ -1,0 +1,65 @@
+"""Voice: who speaks; Verdict: what came of asking a voice to speak a text. First verdict written wins, for ever.
+
+A **clip** is named by what it must sound like: the digest of the voice's identity (engine, version, options) and of the
+spoken text. Equal text in an equal voice is therefore synthesised once, whatever corpus or stage asks for it.
+Verdicts and clips are stored in sealed segments, a Parquet of verdicts beside a tar of FLAC files:
+
+    verdicts/<pool>/00000001.parquet     published by conditional create, after its tar
+    clips/<pool>/<digest>.tar
+"""
+
+from decimal import Decimal
+
+import pyarrow as pa
+from pydantic import Field
+
+from tarsia.schemas.identity import digest_of
+from tarsia.schemas.model import Model
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+
+VERDICTS = pa.schema(
+    [
+        ("clip", pa.string()),  # 32 hex digits
+        ("voice", _NAMES),
+        ("engine", _NAMES),
+        ("language", _NAMES),
+        ("spoken", pa.string()),
+        ("reason", pa.string()),  # null: accepted; else the reason code of the refusal
+        ("seeds", pa.int32()),  # how many attempts it took
+        ("samples", pa.int64()),
+        ("rate", pa.int32()),
+        ("samples16", pa.int64()),
+        ("tar", _NAMES),  # where the FLAC lies
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("checksum", pa.uint64()),
+    ]
+)
+
+
+class Voice(Model):
+    """One voice of a pool. `share` weighs it against the other voices of its language."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    engine: str
+    language: str  # en | zh
+    licence: str = ""
+    share: Decimal = Field(default=Decimal(1), gt=0)
+    options: dict[str, str] = {}
+
+    def identity(self, engine_version: str) -> str:
+        """The digest of everything that its sound depends on, 16 hex digits."""
+        return digest_of([self.engine, engine_version, self.language, self.options])[:16]
+
+
+class Pool(Model):
+    """Voices that are drawn from together; sidecars belong to a pool."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    voices: tuple[Voice, ...] = Field(min_length=1)
+
+
+def clip_name(voice_identity: str, spoken: str) -> str:
+    """The name of a clip, 32 hex digits."""
+    return digest_of([voice_identity, spoken])[:32]
