@@ -81,18 +81,18 @@ def _decode_av(data: bytes, where: str) -> tuple[Wave, int]:
             streams = container.streams.audio
             if not streams or not streams[0].codec_context:
                 raise Refused("audio-unreadable", f"{where}: there is no sound in it")
-            stream = streams[0]
-            rate, parts, total = stream.rate, [np.zeros(0, np.float32)], 0
-            # interleaved, because PyAV crashes on more than eight planes
-            floats = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
-            for frame in container.decode(stream):
+            rate, parts, total = streams[0].rate, [np.zeros(0, np.float32)], 0
+            floats = av.AudioResampler(format="flt")  # interleaved, because PyAV crashes on more than eight planes
+            for frame in container.decode(streams[0]):
                 for part in floats.resample(frame):
                     parts.append(part.to_ndarray().reshape(-1, part.layout.nb_channels)[:, 0])
-                total += frame.samples
+                rate, total = frame.sample_rate, total + frame.samples
                 if total > LONGEST * rate:
                     break
     except av.FFmpegError as error:
         raise Refused("audio-unreadable", f"{where}: {error.strerror}") from None
+    except ValueError as error:  # rate or channels change on the way
+        raise Refused("audio-unreadable", f"{where}: {error}") from None
     return np.concatenate(parts), rate
 
 
@@ -109,7 +109,9 @@ def resample(samples: Pcm, source_rate: int, rate: int) -> Pcm:
 def _resampled(wave: Wave, source_rate: int, rate: int) -> Wave:
     if source_rate == rate:
         return wave
-    silence = np.zeros(source_rate // rate + 2, np.float32)  # so that soxr, which rounds down, gives the last sample too
+    silence = np.zeros(
+        source_rate // rate + 2, np.float32
+    )  # so that soxr, which rounds down, gives the last sample too
     length = resampled_length(len(wave), source_rate, rate)
     whole: Wave = soxr.resample(np.concatenate([wave, silence]), source_rate, rate, quality="HQ")
     assert len(whole) >= length, (len(wave), source_rate, rate)

@@ -1,7 +1,7 @@
 """Clips: what voices have said, kept for ever under the name of what it must sound like.
 
-A segment is a tar of FLAC files and a Parquet of verdicts, published in that order under the next free number. Where two
-jobs decided the same clip, the lower number holds: the first verdict written wins.
+A segment is a tar of FLAC files and a Parquet of verdicts, published in that order under the next free number. Where
+two jobs decided the same clip, the lower number holds: the first verdict written wins.
 """
 
 from collections.abc import Iterable, Mapping

@@ -76,7 +76,7 @@ class _Strict(yaml.SafeLoader):
 
 def _page(path: Path, error: type[UserError]) -> dict[str, Any]:
     try:
-        page = yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
+        page = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except FileNotFoundError:
         raise error(f"no file {path}") from None
     except (OSError, UnicodeDecodeError) as reason:

@@ -6,9 +6,9 @@ hold the samples by length. Lengths are small integers and a window holds nearly
 almost always there. Best fit decreasing, the usual choice (Krell et al. 2021, Ding et al. 2024), needs 0.1-0.7 % more
 contexts and puts equal lengths, hence one source, together; a walk in a fair order mixes them as chance would.
 
-Where many samples exceed half a context, no two of those can meet, and walking loses to greed: always the largest that
-fits (the bins of first fit decreasing, one by one). It is the same code without the walk, so a window is also filled
-that way unless walking already reached its bound, and the smaller count wins.
+Where many samples exceed half a context, no two of those can meet, and walking loses to greed: always the longest that
+fits (the bins of first fit decreasing, one after the other). That is the same code without the walk, so a window is
+also filled that way unless walking has already reached its bound, and the smaller count wins.
 
 Windows make this a stream. What a window places badly waits for the next one, once. Nothing here reads a file, a clock
 or a random state: equal inputs give equal contexts, compiled or not.
@@ -16,7 +16,7 @@ or a random state: equal inputs give equal contexts, compiled or not.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-AHEAD = 16  # samples of the walk that are tried for closing a context
-WAIT = 16  # at most one sample in WAIT waits for the next window
-WORTH = 5_000  # mixing is worth one context in WORTH: greed must save more than that
-COMPILE = 20_000  # samples; fewer are packed by plain Python before numba is even imported
+AHEAD = 32  # samples of the walk that are tried for closing a context
+WAIT = 16  # about one sample in WAIT, at most, waits for the next window
+WORTH = 5_000  # fair mixing is worth one context in WORTH: greed must save more
+COMPILE = 200_000  # samples; fewer are packed by plain Python before numba is even imported (1.1 CPU seconds)
 
 
 class Packing(NamedTuple):
@@ -53,43 +53,43 @@ def fill(
 ) -> Packing:
     """Contexts of at most `capacity` tokens and `unit_cap` units (image tiles, say), every sample in exactly one.
 
-    Samples come in the order of their position in the stage, already a fair random order of the mixture. The contexts of
-    a window stay in its place and are shuffled there, so that nothing drifts along the stage; inside a context samples
-    keep their order. Every cost must be in 1..capacity: over-long samples are the caller's to list.
+    Samples come in the order of their position in the stage, already a fair random order of the mixture. The contexts
+    of a window stay in its place and are shuffled there, so that nothing drifts along the stage; inside a context the
+    samples keep their order. Every cost must be in 1..capacity: over-long samples are the caller's to list.
     """
     if (units is None) is not (unit_cap is None):
-        raise ValueError("units and unit_cap come together, only one of them was given")
+        raise ValueError("units and unit_cap come together; only one of them was given")
     if units is None or unit_cap is None:
         units, unit_cap = np.zeros(len(costs), np.int32), 0
     _refuse(costs, 1, capacity, "tokens")
     _refuse(units, 0, unit_cap, "units")
-    compiled = len(costs) >= COMPILE
+    pack = _compiled() if len(costs) >= COMPILE else _draw_and_close
 
     members = np.empty(len(costs), np.int32)
     sizes = [np.zeros(1, np.int64)]
     waiting = members[:0]
-    placed = opened = 0
+    placed = numbered = 0
     for start in range(0, len(costs), window):
         end = min(start + window, len(costs))
         block = np.concatenate([waiting, np.arange(start, end, dtype=np.int32)])
         cost, unit = costs[block], units[block]
-        context = _place(cost, unit, capacity, unit_cap, compiled)
-        late = _badly_placed(context, cost, unit, capacity, unit_cap, len(waiting))
-        if end == len(costs) and late.any():  # no next window: they get one more try, among themselves
-            again = _place(cost[late], unit[late], capacity, unit_cap, compiled)
+        context = _place(pack, cost, capacity, unit, unit_cap)
+        late = _badly_placed(context, cost, capacity, unit, unit_cap, len(waiting))
+        if end == len(costs) and late.any():  # no next window: one more try, among themselves
+            again = _place(pack, cost[late], capacity, unit[late], unit_cap)
             if again.max() + 1 < len(np.unique(context[late])):
                 context[late] = context.max() + 1 + again
             late[:] = False
         waiting, block, context = block[late], block[~late], context[~late]
 
-        numbers = np.arange(opened, opened + context.max() + 1, dtype=np.uint64)
-        shuffled = redraws(np.full(len(numbers), seed % 2**64, np.uint64), "order of contexts", numbers)
-        rank = np.argsort(np.argsort(shuffled, kind="stable"))[context]
+        numbers = np.arange(numbered, numbered + context.max() + 1, dtype=np.uint64)
+        draws = redraws(np.full(len(numbers), seed % 2**64, np.uint64), "order of contexts", numbers)
+        rank = np.argsort(np.argsort(draws, kind="stable"))[context]
         members[placed : placed + len(block)] = block[_sorted(rank)]
         size = np.bincount(rank)
         sizes.append(size[size > 0])
         placed += len(block)
-        opened += len(numbers)
+        numbered += len(numbers)
     return Packing(members, np.cumsum(np.concatenate(sizes)), *lower_bound(costs, capacity, units, unit_cap))
 
 
@@ -100,43 +100,43 @@ def lower_bound(
     bounds = {"tokens": -(-int(costs.sum(dtype=np.int64)) // capacity), "halves": _dual_bound(costs, capacity)}
     if units is not None and unit_cap:
         bounds["units"] = _dual_bound(units, unit_cap)
-    binding = max(bounds, key=lambda name: bounds[name])
+    binding = max(bounds, key=lambda name: bounds[name])  # the first of equals
     return bounds[binding], binding
 
 
 def _dual_bound(sizes: Int32s, capacity: int) -> int:
     """The best bound by the dual feasible functions of Fekete & Schepers (2001): u^(k) after U^(p), all p, k to 20.
 
-    U^(p) rounds sizes above capacity - p up to a whole context and sizes below p down to nothing; u^(k) then rounds down
-    to k-ths, but keeps exact multiples of 1/(k + 1). What fits into a context still fits after both, so the sum of the
-    rounded sizes bounds the number of contexts just as the plain sum does. Sizes are counted in 1/(k capacity).
+    U^(p) rounds sizes above capacity - p up to a whole context and sizes below p down to nothing; u^(k) then rounds
+    down to k-ths but keeps exact multiples of 1/(k + 1). What fits into a context still fits after both, so the sum of
+    rounded sizes bounds the contexts just as the plain sum does. Sums are in units of 1 / (k capacity).
     """
     many = np.bincount(sizes, minlength=capacity + 1)
     size = np.arange(capacity + 1)
     p = np.arange(1, capacity // 2 + 1)
-    raised = np.cumsum(many[::-1])[p - 1]  # samples above capacity - p
+    raised = np.cumsum(many[::-1])[p - 1]  # how many are above capacity - p
     best = 0
     for k in range(1, 21):
-        steps, exact = np.divmod((k + 1) * size, capacity)
-        below = np.cumsum(many * np.where(exact == 0, k * size, capacity * steps))
-        total = raised * k * capacity + below[capacity - p] - below[p - 1]
-        best = max(best, -(-int(total.max(initial=below[-1])) // (k * capacity)))
+        steps, rest = np.divmod((k + 1) * size, capacity)
+        upto = np.cumsum(many * np.where(rest == 0, k * size, capacity * steps))
+        total = raised * k * capacity + upto[capacity - p] - upto[p - 1]
+        best = max(best, -(-int(total.max(initial=upto[-1])) // (k * capacity)))
     return best
 
 
 def _refuse(sizes: Int32s, least: int, most: int, what: str) -> None:
     """Name the first sample that no context can hold."""
-    outside = (sizes < least) | (sizes > most)
-    if outside.any():
-        first = int(outside.argmax())
-        raise ValueError(f"sample {first} has {sizes[first]} {what}; a context takes {least} to {most} of one sample")
+    wrong = (sizes < least) | (sizes > most)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise ValueError(f"sample {first} has {sizes[first]} {what}; a context takes samples of {least} to {most}")
 
 
-def _place(cost: Int32s, unit: Int32s, capacity: int, unit_cap: int, compiled: bool) -> Int64s:
-    """The context number of each sample, by the way that needs the fewest contexts."""
+def _place(pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, unit_cap: int) -> Int64s:
+    """The context number of each sample: by walking or, where that needs clearly more contexts, by greed."""
     weights = np.flatnonzero(np.bincount(unit))
     width = capacity + 1
-    shelf = np.searchsorted(weights, unit) * width + cost  # a shelf for each length at each number of units
+    shelf = np.searchsorted(weights, unit) * width + cost  # one for each length at each number of units
     stock = np.bincount(shelf, minlength=len(weights) * width)
     back = np.cumsum(stock)
     number = np.arange(len(stock))
@@ -145,13 +145,12 @@ def _place(cost: Int32s, unit: Int32s, capacity: int, unit_cap: int, compiled: b
 
     tokens, load = int(cost.sum(dtype=np.int64)), int(unit.sum(dtype=np.int64))
     bound = max(-(-tokens // capacity), -(-load // max(unit_cap, 1)))
-    near = min(8 * tokens // (3 * len(cost)), capacity - 1)  # a pair closes gaps up to 2.7 mean lengths well
-    ways = [(near, AHEAD, 0), (near, AHEAD, width), (capacity, 0, 0)]
+    scarce = int(20 * unit_cap * bound < 21 * load)  # hardly more units than needed: spare ones are waste as well
+    near = min(8 * tokens // (3 * len(cost)), capacity - 1)  # a pair closes gaps of up to 2.7 mean lengths well
     best, fewest = shelf, 2 * len(cost)
-    draw_and_close = (_compiled() if compiled else None) or _draw_and_close
-    for way in ways if len(weights) > 1 else ways[::2]:
-        copies: list[Any] = [c.astype(np.int32) if draw_and_close is not _draw_and_close else c.tolist() for c in columns]
-        contexts = draw_and_close(*copies, capacity, unit_cap, *way)
+    for gap, ahead in (near, AHEAD), (capacity, 0):
+        copies = [column.tolist() if pack is _draw_and_close else column.astype(np.int32) for column in columns]
+        contexts = pack(*copies, capacity, unit_cap, scarce, gap, ahead)
         if contexts + contexts // WORTH < fewest:
             best, fewest = np.asarray(copies[-1], np.int64), contexts
         if fewest <= bound + bound // WORTH:
@@ -159,59 +158,59 @@ def _place(cost: Int32s, unit: Int32s, capacity: int, unit_cap: int, compiled: b
     return best
 
 
-def _badly_placed(context: Int64s, cost: Int32s, unit: Int32s, capacity: int, unit_cap: int, waited: int) -> Bools:
-    """Which samples had better wait: those of the emptiest contexts, unless one of them (the first `waited`) already did."""
+def _badly_placed(context: Int64s, cost: Int32s, capacity: int, unit: Int32s, unit_cap: int, waited: int) -> Bools:
+    """The samples of the emptiest contexts, except of those with one of the first `waited`, which waited before."""
     spare = capacity - np.bincount(context, cost).astype(np.int64)
     if unit_cap:  # full of either is full
         spare = np.minimum(spare * unit_cap, (unit_cap - np.bincount(context, unit).astype(np.int64)) * capacity)
     spare[context[:waited]] = 0
-    emptiest = np.argsort(-spare, kind="stable")[:-1]  # one always stays
+    emptiest = np.argsort(-spare, kind="stable")[:-1]  # one context always stays
     size = np.bincount(context)[emptiest]
     some = np.cumsum(size) - size < len(context) // WAIT
-    wait = np.zeros(len(spare), bool)
-    wait[emptiest[some & (spare[emptiest] > 0)]] = True
-    return wait[context]
+    late = np.zeros(len(spare), bool)
+    late[emptiest[some & (spare[emptiest] > 0)]] = True
+    return late[context]
 
 
 def _sorted(values: Int64s) -> Int64s:
     """A stable argsort; numpy counts 16-bit numbers instead of comparing them, four times as fast."""
-    small = len(values) == 0 or values.max() < 1 << 16
+    small = values.max() < 1 << 16
     return np.argsort(values.astype(np.uint16) if small else values, kind="stable")
 
 
 @cache
-def _compiled() -> Callable[..., int] | None:
-    """`_draw_and_close` as machine code, or None without numba."""
+def _compiled() -> Callable[..., int]:
+    """`_draw_and_close` as machine code, or as it is where numba is not installed."""
     try:
         from numba import njit
         from numba.extending import register_jitable
     except ImportError:
-        return None
+        return _draw_and_close
     register_jitable(_filled_at_or_below)
     compiled: Callable[..., int] = njit(cache=True)(_draw_and_close)
     return compiled
 
 
-# What follows is compiled by numba for large plans: plain loops over lists (or int32 arrays) of small integers.
+# From here on numba compiles: plain loops over lists (or int32 arrays) of small integers.
 
 
 def _draw_and_close(
     cost: list[int],
     unit: list[int],
-    shelf: list[int],  # by sample; shelf q * (capacity + 1) + c holds the samples of weights[q] units and c tokens
-    shelved: list[int],  # samples, shelf after shelf, earliest first
+    shelf: list[int],  # by sample: q * (capacity + 1) + c is the shelf of samples with weights[q] units and c tokens
+    shelved: list[int],  # samples, shelf after shelf, on each the earliest first
     weights: list[int],
-    front: list[int],  # by shelf: where its rest starts in `shelved`
-    back: list[int],
-    filled: list[int],  # by shelf: the next filled one at or below it, perhaps by several steps
-    context: list[int],  # by sample, -1 where it is still to be placed: the result
+    front: list[int],  # by shelf: where its remaining samples start in `shelved`
+    back: list[int],  # by shelf: where they end
+    filled: list[int],  # by shelf: itself if any remain, else a step towards the next filled one below
+    context: list[int],  # by sample: -1, to be replaced by its context
     capacity: int,
     unit_cap: int,
-    near: int,  # gaps above it are wide
-    ahead: int,
-    thrift: int,  # how many wasted tokens a wasted unit is worth
+    scarce: int,  # 1 where spare units are waste as spare tokens are, else 0
+    near: int,  # a wider gap is filled by walking; none is wider than `capacity`
+    ahead: int,  # samples of the walk that may be one of a pair; 0: no pairs
 ) -> int:
-    """Place every sample and return the number of contexts. With near = capacity and ahead = 0: first fit decreasing."""
+    """Place every sample and return the number of contexts."""
     width = capacity + 1
     contexts = 1
     gap = capacity
@@ -222,15 +221,15 @@ def _draw_and_close(
             at += 1
         if at == len(cost):
             return contexts
-        one = two = 0  # shelves to take a sample from; shelf 0 is always empty
+        one = two = 0  # the shelves to take from; shelf 0 is that of length 0, always empty
         if gap > near and cost[at] <= gap and unit[at] <= room:
             one = shelf[at]
         elif gap > 0:
-            least = 2 * width * (unit_cap + 1)
+            least = width + unit_cap
             most = -1
             tried = 0
             i = at
-            while i < len(cost) and tried < ahead:  # the pair with the least waste, its partner from the fullest shelf
+            while i < len(cost) and tried < ahead:  # the pair that wastes least, its partner from the fullest shelf
                 if context[i] < 0:
                     tried += 1
                     for q in range(len(weights) if cost[i] <= gap else 0):
@@ -239,9 +238,9 @@ def _draw_and_close(
                             break
                         base = q * width
                         partner = _filled_at_or_below(filled, base + gap - cost[i])
-                        if partner == shelf[i] and back[partner] - front[partner] == 1:  # that one is i
+                        if partner == shelf[i] and back[partner] - front[partner] == 1:  # that one is i itself
                             partner = _filled_at_or_below(filled, partner - 1)
-                        waste = gap - cost[i] - (partner - base) + thrift * left
+                        waste = base + gap - cost[i] - partner + scarce * left
                         stock = back[partner] - front[partner]
                         if waste < least or (waste == least and stock > most):
                             least = waste
@@ -249,13 +248,12 @@ def _draw_and_close(
                             one = shelf[i]
                             two = partner if partner > base else 0
                 i += 1
-            if one == 0:  # no pair: the longest sample that fits
+            if one == 0:  # the longest that fits
                 longest = 0
                 for q in range(len(weights)):
-                    base = q * width
-                    single = _filled_at_or_below(filled, base + gap)
-                    if weights[q] <= room and single - base > longest:
-                        longest = single - base
+                    single = _filled_at_or_below(filled, q * width + gap)
+                    if weights[q] <= room and single - q * width > longest:
+                        longest = single - q * width
                         two = single
         if one == 0 and two == 0:
             contexts += 1
@@ -273,8 +271,8 @@ def _draw_and_close(
 
 
 def _filled_at_or_below(filled: list[int], shelf: int) -> int:
-    """The nearest filled shelf of no greater length and the same units; the empty shelf of length 0 if there is none."""
+    """The nearest shelf with samples, of the same units and no greater length; that of length 0 if all are empty."""
     while filled[shelf] != shelf:
-        filled[shelf] = filled[filled[shelf]]  # halve the path for the next to come
+        filled[shelf] = filled[filled[shelf]]  # halves the way for those who ask next
         shelf = filled[shelf]
     return shelf

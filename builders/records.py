@@ -18,7 +18,6 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-
 from tarsia.builders.corpora import At, Fault, Reader, find
 from tarsia.builders.storage import Store
 from tarsia.schemas.corpus import Corpus
@@ -51,6 +50,7 @@ def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Tab
     size = 0
     for file in files:
         for found in reader.read(source, file):
+            row: tuple[Any, ...]
             if isinstance(found, Fault):
                 raw = found.raw
                 row = (None, digest(file.encode() + b"\0" + raw)[:32], raw, found.code, found.message)

@@ -69,5 +69,7 @@ def heard_text(text: str) -> str:
 def spoken_form(text: str) -> str:
     """What the voice is given: the question on one line, a stop between lines, no quotation marks or brackets."""
     lines = [re.sub(r"[\"“”‘()（）《》]", " ", line).strip() for line in plain(text).splitlines()]
-    full = [line if line[-1:] in _STOPS else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line]
+    full = [
+        line if line[-1:] in _STOPS else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line
+    ]
     return " ".join(" ".join([*full, lines[-1]]).split())

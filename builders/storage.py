@@ -227,7 +227,7 @@ class _Bucket:
             options["allow_http"] = True
         settings = {"endpoint": endpoint} if endpoint else {}
         try:
-            self._store: Any = from_url(url, client_options=options, **settings)
+            self._store = cast(Any, from_url)(url, client_options=options, **settings)
         except Exception as error:
             raise StorageFault(f"cannot use {url}: {_first_line(error)}") from error
 

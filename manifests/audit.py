@@ -29,6 +29,7 @@ from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
 from tarsia.schemas.model import Model
 from tarsia.schemas.shard import INDEX, ORIGINS, SPEECH, Stored
 
+_PLACED = ("placed", "placed_questions", "placed_tokens", "placed_seconds", "placed_spoken")
 _INDEX = ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum")
 
 
@@ -266,8 +267,7 @@ def _check_counts(sql: duckdb.DuckDBPyConnection, manifest: Manifest, where: str
         from every group by all
         """
     ).fetchall()
-    names = ("selected", "selected_questions", "selected_tokens", "selected_seconds")
-    names += ("placed", "placed_questions", "placed_tokens", "placed_seconds", "placed_spoken")
+    names = ("selected", "selected_questions", "selected_tokens", "selected_seconds", *_PLACED)
     found = {row[:4]: dict(zip(names, row[4:], strict=True)) for row in rows}
     claimed = {(one.corpus, one.kind.value, one.language, one.modality): one for one in manifest.counts}
     book.equal(where, "groups of samples", sorted(claimed), sorted(found))

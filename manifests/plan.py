@@ -5,7 +5,7 @@ Everything here is arithmetic on the tables of a snapshot; reading them and writ
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from tarsia.builders.tables import rows_digest
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens
 from tarsia.manifests.select import Rows, divide, heard, positions, take, walk
 from tarsia.schemas.errors import Pending
+from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState, SpeechState
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Ask, Count
 from tarsia.schemas.recipe import Recipe, Stage
@@ -43,19 +44,19 @@ class Corpus(NamedTuple):
     speech_shard: npt.NDArray[np.int32]
 
     @property
-    def draws(self) -> npt.NDArray[np.uint64]:
+    def draws(self) -> Draws:
         """The draws, sorted."""
-        return column(self.index, "draw")
+        return cast(Draws, column(self.index, "draw"))
 
     @property
     def questions(self) -> npt.NDArray[np.int32]:
         """Human turns of each sample."""
-        return column(self.index, "questions")
+        return cast(npt.NDArray[np.int32], column(self.index, "questions"))
 
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
         """Audio of each sample as it stands in the corpus."""
-        return column(self.costs, "seconds")
+        return cast(npt.NDArray[np.float64], column(self.costs, "seconds"))
 
 
 class Planned(NamedTuple):
@@ -403,7 +404,7 @@ def _context_table(samples: pa.Table, starts: npt.NDArray[np.int64], prompts: di
 def _counts(selected: Sequence[Selected], fits: npt.NDArray[np.bool_], table: pa.Table) -> tuple[Count, ...]:
     """Selected and placed, by corpus, language and modality."""
     placed = dict(zip(table.column("key").to_pylist(), fits.tolist(), strict=True))
-    groups: dict[tuple[str, Kind, str, str], Counter[str]] = {}
+    groups: dict[tuple[str, Kind, str, str], Any] = {}
     for one in selected:
         index = one.corpus.index.take(pa.array(one.rows))
         names = [index.column(name).cast(pa.string()).to_pylist() for name in ("key", "language", "modality")]
@@ -413,8 +414,8 @@ def _counts(selected: Sequence[Selected], fits: npt.NDArray[np.bool_], table: pa
             group = groups.setdefault((one.ask.corpus, one.ask.kind, language, modality), Counter())
             both = {"": 1, "_questions": int(questions), "_tokens": int(tokens), "_seconds": float(seconds)}
             for suffix, value in both.items():
-                group[f"selected{suffix}"] += value  # type: ignore[assignment]
-                group[f"placed{suffix}"] += value * placed[key]  # type: ignore[assignment]
+                group[f"selected{suffix}"] += value
+                group[f"placed{suffix}"] += value * placed[key]
             group.update(speakable=int(speakable), refused=int(refused), pending=int(pending))
             group.update(spoken=len(spoken), placed_spoken=len(spoken) * placed[key])
     return tuple(

@@ -2,9 +2,9 @@
 
 The seed gives the circle a starting point. A share takes the first `round(share × n)` samples of a corpus from there
 on, wrapping, so counts are exact and a smaller share lies inside every larger one of the same seed. A sample's
-**position** in the stage is its rank in its corpus's arc, scaled to [0, 1): equal windows of positions hold every corpus
-in proportion and are contiguous draw ranges in all of them, so that mixing costs nothing and no second shuffle is
-needed.
+**position** in the stage is its rank in its corpus's arc, scaled to [0, 1): equal windows of positions hold every
+corpus in proportion and are contiguous draw ranges in all of them, so that mixing costs nothing and no second shuffle
+is needed.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def divide(amount: Amount, counts: Sequence[int], seconds: Sequence[float]) -> l
 
 def positions(count: int) -> npt.NDArray[np.float64]:
     """The positions of an arc of `count` samples: the middles of `count` equal steps of [0, 1)."""
-    return (2.0 * np.arange(count) + 1.0) / (2.0 * max(1, count))
+    return (2 * np.arange(count, dtype=np.float64) + 1) / (2 * max(1, count))
 
 
 class Walk(NamedTuple):

@@ -68,7 +68,7 @@ class Stream:
 
     def __len__(self) -> int:
         """Global batches from the start of the stage; the last may be short."""
-        return -(-self.manifest.contexts // self.batch)
+        return (self.manifest.contexts + self.batch - 1) // self.batch
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.slices()

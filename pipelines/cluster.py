@@ -4,6 +4,7 @@ Ray Core, one remote call a task: arguments and results are a page each, media n
 whose worker dies is run again, which is harmless because records are created once.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Cluster:
                     address=None if address == "local" else address,
                     include_dashboard=False if address == "local" else None,
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                 )
             except ConnectionError as error:
                 raise StorageFault(f"no Ray cluster at '{address}': {error}") from error

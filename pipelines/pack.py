@@ -1,4 +1,4 @@
-"""`tarsia pack`: the contexts of a stage as WebDataset tars in training order, for trainers that read from front to back.
+"""`tarsia pack`: the contexts of a stage as WebDataset tars in training order, to be read from front to back.
 
     stages/<model>/<stage>/shards/00000003-<digest8>.tar       <context>.json, <context>.<slot>.<member> …
     stages/<model>/<stage>/shards/00000003-<digest8>.parquet   where each context lies

@@ -10,6 +10,7 @@ a minute loses at most that minute when its process is killed.
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -79,8 +80,12 @@ def work(task: Task) -> Any:
 
 
 @contextmanager
-def open_pool(workers: int | None = None, ray: str | None = None) -> Iterator[Pool]:
-    """A pool for one command: `ray` is None, `local`, or an address; `workers` is for the local pool."""
+def open_pool(workers: int | None = None, ray: str | None = None, *, patience: float = 3.0) -> Iterator[Pool]:
+    """A pool for one command: `ray` is None, `local`, or an address; `workers` is for the local pool.
+
+    Local processes cost a second each to start, so they are started only when `patience` seconds of work in this
+    process did not do it.
+    """
     if ray is not None:
         from tarsia.pipelines.cluster import Cluster
 
@@ -91,7 +96,7 @@ def open_pool(workers: int | None = None, ray: str | None = None) -> Iterator[Po
     if count == 1:
         yield _Here()
         return
-    with _Processes(count) as processes:
+    with _Processes(count, patience) as processes:
         yield processes
 
 
@@ -104,10 +109,11 @@ class _Here:
 
 
 class _Processes:
-    """Local processes, started when there is first something to share."""
+    """Local processes, started when there is enough to share."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, patience: float) -> None:
         self._count = count
+        self._patience = patience
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "_Processes":
@@ -118,8 +124,11 @@ class _Processes:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        if len(tasks) < 2:
-            yield from _Here().map(tasks)
+        began = time.monotonic()
+        while tasks and self._pool is None and (len(tasks) == 1 or time.monotonic() - began < self._patience):
+            yield tasks[0], work(tasks[0])
+            tasks = tasks[1:]
+        if not tasks:
             return
         if self._pool is None:
             # spawned, not forked: the store's threads would not survive a fork

@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

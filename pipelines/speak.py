@@ -9,6 +9,7 @@ same keys.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -137,9 +138,9 @@ class _Caster:
         able = [voice for voice in self._pool.voices if voice.language == language]
         if not able:
             raise BadVoices(f"pool '{self._pool.name}' has no voice for '{language}'")
-        point = redraw(draw, "voice", turn) * sum(voice.share for voice in able) / CIRCLE
+        point = Fraction(redraw(draw, "voice", turn), CIRCLE) * sum(Fraction(voice.share) for voice in able)
         for voice in able[:-1]:
-            point -= voice.share
+            point -= Fraction(voice.share)
             if point < 0:
                 return voice
         return able[-1]

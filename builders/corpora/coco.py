@@ -34,21 +34,23 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
     """The annotations, each with the `file_name` of its image."""
     data = source.read(file)
     lists: dict[str, int] = {}
+    whole = True
     for member in members(data):
         if isinstance(member, Fault):
             yield member
+            whole = False
         elif data[member.begin : member.begin + 1] == b"[":
             lists[member.key] = member.begin
-    if "annotations" not in lists:
+            whole = whole and member.whole
+    if "annotations" not in lists and whole:
         yield Fault("record-shape", "annotations: the file has no such list", b"", 0, len(data))
-        return
     names: dict[str, Any] = {}
     for image in elements(data, lists["images"]) if "images" in lists else ():
         if isinstance(image, Fault):
             yield image
         elif own := own_id(image.value):
             names[own] = image.value.get("file_name")
-    for found in elements(data, lists["annotations"]):
+    for found in elements(data, lists["annotations"]) if "annotations" in lists else ():
         if isinstance(found, Fault):
             yield found
         else:

@@ -101,7 +101,9 @@ def members(data: bytes) -> Iterator[Member | Fault]:
             return
         at = _after(_BETWEEN, data, end)
     if data[at : at + 1] != b"}":
-        yield _cut(data[at:], at, len(data))
+        yield _cut(data[at:], at, len(data)) if not data[at:] else _fault(data[at:], at, "a key was due")
+    elif (rest := _after(_BETWEEN, data, at + 1)) < len(data):
+        yield _fault(data[rest:], rest, "text after the end of the object")
 
 
 _MEMBER = re.compile(rb'("(?:[^"\\]|\\.)*+")\s*:\s*(?=\S)', re.DOTALL)
@@ -173,11 +175,10 @@ def _array(window: _Window) -> Iterator[Record | Fault]:
             window.at += 1
             return
         opening = _OPENING.match(window.data, window.at)
-        again = window.data is not data  # the gap was cut by the end of the window
-        if opening and not again:
-            before, gap = gap, data[after : opening.end()]
-            again = gap == before
-        found = opening and again and _guess(window, gap) or _element(window, model)
+        before = gap
+        if opening and window.data is data:  # else the end of the window cut the gap
+            gap = data[after : opening.end()]
+        found = opening and gap == before and _guess(window, gap) or _element(window, model)
         if found is None:
             yield _rest(window)
             return
@@ -194,7 +195,7 @@ def _element(window: _Window, model: Record | None) -> Record | Fault | None:
         return found
     sooner = _sound(window.data, window.at, len(window.data) if end is None else end, model)
     if sooner is not None:
-        return _fault(window.data[window.at : sooner], window.place, "an element without an end")
+        return _fault(window.data[window.at : sooner].rstrip(b", \t\r\n"), window.place, "an element without an end")
     return None if end is None else found
 
 
@@ -226,9 +227,9 @@ def _sound(data: bytes, at: int, end: int, model: Record | None) -> int | None:
 def _rest(window: _Window) -> Fault:
     """The fault of an element that nothing ends, up to the end of the file."""
     raw, place = window.data[window.at :], window.place
-    if len(raw) <= LARGEST:
-        return _cut(raw, place, place + len(raw))
     window.at = len(window.data)
+    if len(raw) <= LARGEST:
+        return _cut(raw, place, window.place)
     while window.more():
         window.at = len(window.data)
     return Fault(
