@@ -77,7 +77,7 @@ def _is_cut(data: bytes) -> bool:
 
 def _decode_av(data: bytes, where: str) -> tuple[Wave, int]:
     try:
-        with av.open(io.BytesIO(data), options=_SEALED, metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(data), "r", options=_SEALED, metadata_errors="ignore") as container:
             streams = container.streams.audio
             if not streams or not streams[0].codec_context:
                 raise Refused("audio-unreadable", f"{where}: there is no sound in it")
@@ -85,7 +85,7 @@ def _decode_av(data: bytes, where: str) -> tuple[Wave, int]:
             floats = av.AudioResampler(format="flt")  # interleaved, because PyAV crashes on more than eight planes
             for frame in container.decode(streams[0]):
                 for part in floats.resample(frame):
-                    parts.append(part.to_ndarray().reshape(-1, part.layout.nb_channels)[:, 0])
+                    parts.append(part.to_ndarray().astype(np.float32).reshape(-1, part.layout.nb_channels)[:, 0])
                 rate, total = frame.sample_rate, total + frame.samples
                 if total > LONGEST * rate:
                     break
@@ -103,7 +103,8 @@ def resampled_length(samples: int, source_rate: int, rate: int) -> int:
 
 def resample(samples: Pcm, source_rate: int, rate: int) -> Pcm:
     """16-bit speech at another rate, `resampled_length` long."""
-    return samples if source_rate == rate else _pcm(_resampled(samples / np.float32(32768), source_rate, rate))
+    wave = samples.astype(np.float32) / np.float32(32768)  # exactly: _pcm gives the same samples back
+    return _pcm(_resampled(wave, source_rate, rate))
 
 
 def _resampled(wave: Wave, source_rate: int, rate: int) -> Wave:
@@ -119,7 +120,8 @@ def _resampled(wave: Wave, source_rate: int, rate: int) -> Wave:
 
 
 def _pcm(wave: Wave) -> Pcm:
-    return np.rint(wave * np.float32(32768)).clip(-32768, 32767).astype(np.int16)
+    samples: Pcm = np.rint(wave * np.float32(32768)).clip(-32768, 32767).astype(np.int16)
+    return samples
 
 
 def encode_flac(samples: Pcm, rate: int) -> bytes:

@@ -1,8 +1,8 @@
 """Image facts from the first bytes: format, width, height, and whether the file is whole. No pixel is decoded.
 
-JPEG and PNG, which are nearly everything, are read here: a walk over JPEG's markers takes a tenth of Pillow's time (1.5 µs).
-Other formats go through Pillow, which opens lazily too. Images are stored byte for byte, and sizes are those of the
-stored pixels: an EXIF orientation is not applied, as VITA's loaders do not apply it either.
+JPEG and PNG, which are nearly everything, are read here: a walk over JPEG's markers takes 1.5 µs, a tenth of Pillow's
+time. Other formats go through Pillow, which opens lazily too. Images are stored byte for byte, and sizes are those of
+the stored pixels: an EXIF orientation is not applied, as VITA's loaders do not apply it either.
 """
 
 import io

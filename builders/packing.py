@@ -63,6 +63,7 @@ def fill(
         units, unit_cap = np.zeros(len(costs), np.int32), 0
     _refuse(costs, 1, capacity, "tokens")
     _refuse(units, 0, unit_cap, "units")
+    bound, binding, worth = _scarcest(costs, capacity, units, unit_cap)
     pack = _compiled() if len(costs) >= COMPILE else _draw_and_close
 
     members = np.empty(len(costs), np.int32)
@@ -73,10 +74,11 @@ def fill(
         end = min(start + window, len(costs))
         block = np.concatenate([waiting, np.arange(start, end, dtype=np.int32)])
         cost, unit = costs[block], units[block]
-        context = _place(pack, cost, capacity, unit, unit_cap)
-        late = _badly_placed(context, cost, capacity, unit, unit_cap, len(waiting))
+        value = worth[unit if binding == "units" else cost]
+        context = _place(pack, cost, capacity, unit, unit_cap, value, worth[-1])
+        late = _badly_placed(context, value, worth[-1], len(waiting))
         if end == len(costs) and late.any():  # no next window: one more try, among themselves
-            again = _place(pack, cost[late], capacity, unit[late], unit_cap)
+            again = _place(pack, cost[late], capacity, unit[late], unit_cap, value[late], worth[-1])
             if again.max() + 1 < len(np.unique(context[late])):
                 context[late] = context.max() + 1 + again
             late[:] = False
@@ -90,38 +92,49 @@ def fill(
         sizes.append(size[size > 0])
         placed += len(block)
         numbered += len(numbers)
-    return Packing(members, np.cumsum(np.concatenate(sizes)), *lower_bound(costs, capacity, units, unit_cap))
+    return Packing(members, np.cumsum(np.concatenate(sizes)), bound, binding)
 
 
 def lower_bound(
     costs: Int32s, capacity: int, units: Int32s | None = None, unit_cap: int | None = None
 ) -> tuple[int, str]:
     """The best known lower bound on the number of contexts, and what sets it: "tokens", "halves" or "units"."""
-    bounds = {"tokens": -(-int(costs.sum(dtype=np.int64)) // capacity), "halves": _dual_bound(costs, capacity)}
+    bound, binding, _ = _scarcest(costs, capacity, units, unit_cap)
+    return bound, binding
+
+
+def _scarcest(costs: Int32s, capacity: int, units: Int32s | None, unit_cap: int | None) -> tuple[int, str, Int64s]:
+    """The bound, what sets it, and the worth of each cost (or number of units) in that measure, the context's last."""
+    tokens = -(-int(costs.sum(dtype=np.int64)) // capacity)
+    bounds = {"tokens": (tokens, np.arange(capacity + 1)), "halves": _dual_bound(costs, capacity)}
     if units is not None and unit_cap:
         bounds["units"] = _dual_bound(units, unit_cap)
-    binding = max(bounds, key=lambda name: bounds[name])  # the first of equals
-    return bounds[binding], binding
+    binding = max(bounds, key=lambda name: bounds[name][0])  # the first of equals
+    return bounds[binding][0], binding, bounds[binding][1]
 
 
-def _dual_bound(sizes: Int32s, capacity: int) -> int:
-    """The best bound by the dual feasible functions of Fekete & Schepers (2001): u^(k) after U^(p), all p, k to 20.
+def _dual_bound(sizes: Int32s, capacity: int) -> tuple[int, Int64s]:
+    """The best bound by the dual feasible functions of Fekete & Schepers (2001), and the worth of each size by it.
 
-    U^(p) rounds sizes above capacity - p up to a whole context and sizes below p down to nothing; u^(k) then rounds
-    down to k-ths but keeps exact multiples of 1/(k + 1). What fits into a context still fits after both, so the sum of
-    rounded sizes bounds the contexts just as the plain sum does. Sums are in units of 1 / (k capacity).
+    U^(p) raises sizes above capacity - p to a whole context and lowers sizes below p to nothing, for any p up to half;
+    then u^(k) rounds down to k-ths but keeps exact multiples of 1/(k + 1), for k up to 20 (here 0: not at all). What
+    fits into a context still fits after both, so worths add up to a bound just as the sizes themselves do.
     """
     many = np.bincount(sizes, minlength=capacity + 1)
     size = np.arange(capacity + 1)
-    p = np.arange(1, capacity // 2 + 1)
-    raised = np.cumsum(many[::-1])[p - 1]  # how many are above capacity - p
-    best = 0
-    for k in range(1, 21):
+    p = np.arange(capacity // 2 + 1)
+    raised = np.concatenate([[0], np.cumsum(many[::-1])])[p]  # how many are above capacity - p
+    best, worth = -1, size
+    for k in range(21):
         steps, rest = np.divmod((k + 1) * size, capacity)
-        upto = np.cumsum(many * np.where(rest == 0, k * size, capacity * steps))
-        total = raised * k * capacity + upto[capacity - p] - upto[p - 1]
-        best = max(best, -(-int(total.max(initial=upto[-1])) // (k * capacity)))
-    return best
+        whole, rounded = (k * capacity, np.where(rest == 0, k * size, capacity * steps)) if k else (capacity, size)
+        below = np.concatenate([[0], np.cumsum(many * rounded)])  # the worth of all smaller sizes
+        total = raised * whole + below[capacity - p + 1] - below[p]
+        if -(-int(total.max()) // whole) > best:
+            cut = int(total.argmax())
+            best = -(-int(total[cut]) // whole)
+            worth = np.where(size < cut, 0, np.where(size > capacity - cut, whole, rounded))
+    return best, worth
 
 
 def _refuse(sizes: Int32s, least: int, most: int, what: str) -> None:
@@ -132,7 +145,9 @@ def _refuse(sizes: Int32s, least: int, most: int, what: str) -> None:
         raise ValueError(f"sample {first} has {sizes[first]} {what}; a context takes samples of {least} to {most}")
 
 
-def _place(pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, unit_cap: int) -> Int64s:
+def _place(
+    pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, unit_cap: int, value: Int64s, whole: np.int64
+) -> Int64s:
     """The context number of each sample: by walking or, where that needs clearly more contexts, by greed."""
     weights = np.flatnonzero(np.bincount(unit))
     width = capacity + 1
@@ -143,10 +158,11 @@ def _place(pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, 
     filled = np.maximum.accumulate(np.where((stock > 0) | (number % width == 0), number, 0))
     columns = (cost, unit, shelf, _sorted(shelf), weights, back - stock, back, filled, np.full(len(cost), -1))
 
-    tokens, load = int(cost.sum(dtype=np.int64)), int(unit.sum(dtype=np.int64))
-    bound = max(-(-tokens // capacity), -(-load // max(unit_cap, 1)))
-    scarce = int(20 * unit_cap * bound < 21 * load)  # hardly more units than needed: spare ones are waste as well
-    near = min(8 * tokens // (3 * len(cost)), capacity - 1)  # a pair closes gaps of up to 2.7 mean lengths well
+    bound = -(-int(value.sum()) // int(whole))
+    scarce = int(20 * unit_cap * bound < 21 * int(unit.sum()))  # hardly more units than needed: no spare one is free
+    near = min(
+        8 * int(cost.sum()) // (3 * len(cost)), capacity - 1
+    )  # a pair closes gaps of up to 2.7 mean lengths well
     best, fewest = shelf, 2 * len(cost)
     for gap, ahead in (near, AHEAD), (capacity, 0):
         copies = [column.tolist() if pack is _draw_and_close else column.astype(np.int32) for column in columns]
@@ -158,11 +174,9 @@ def _place(pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, 
     return best
 
 
-def _badly_placed(context: Int64s, cost: Int32s, capacity: int, unit: Int32s, unit_cap: int, waited: int) -> Bools:
+def _badly_placed(context: Int64s, value: Int64s, whole: np.int64, waited: int) -> Bools:
     """The samples of the emptiest contexts, except of those with one of the first `waited`, which waited before."""
-    spare = capacity - np.bincount(context, cost).astype(np.int64)
-    if unit_cap:  # full of either is full
-        spare = np.minimum(spare * unit_cap, (unit_cap - np.bincount(context, unit).astype(np.int64)) * capacity)
+    spare = int(whole) - np.bincount(context, value).astype(np.int64)
     spare[context[:waited]] = 0
     emptiest = np.argsort(-spare, kind="stable")[:-1]  # one context always stays
     size = np.bincount(context)[emptiest]

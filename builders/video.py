@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
 import av
+from PIL import Image
 
 from tarsia.builders.tokens import frame_positions
 from tarsia.schemas.errors import Refused
@@ -66,10 +67,10 @@ def _positions(length: int, fps: float) -> list[int]:
 def _promised(file: BinaryIO) -> tuple[int, float]:
     """The number of the video's packets, and its frames a second."""
     file.seek(0)
-    with av.open(file, options=_SEALED, metadata_errors="ignore") as container:
+    with av.open(file, "r", options=_SEALED, metadata_errors="ignore") as container:
         streams = container.streams.video
         if not streams or not streams[0].codec_context:
-            raise Refused("video-unreadable", "there are no pictures in it")
+            raise Refused("video-unreadable", "there is no picture in it")
         stream = streams[0]
         fps = stream.average_rate or stream.guessed_rate
         packets = sum(packet.size > 0 for packet in container.demux(stream))
@@ -78,10 +79,10 @@ def _promised(file: BinaryIO) -> tuple[int, float]:
 
 def _decoded(file: BinaryIO, wanted: Iterable[int], fps: float) -> VideoClip:
     """The wanted frames, and how many frames there are."""
-    keep, stills, length, start = set(wanted), [], 0, 0.0
-    width = height = 0
+    keep, stills = set(wanted), list[Still]()
+    length, width, height, start = 0, 0, 0, 0.0
     file.seek(0)
-    with av.open(file, options=_SEALED, metadata_errors="ignore") as container:
+    with av.open(file, "r", options=_SEALED, metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         for position, frame in enumerate(container.decode(stream)):
@@ -91,7 +92,7 @@ def _decoded(file: BinaryIO, wanted: Iterable[int], fps: float) -> VideoClip:
             seconds = position / fps if frame.time is None else frame.time
             if not stills:  # position 0 is always wanted
                 start = seconds
-            image = frame.to_image().rotate(frame.rotation, expand=True)
+            image = Image.fromarray(frame.to_ndarray(format="rgb24")).rotate(frame.rotation, expand=True)
             width, height = image.size
             jpeg = io.BytesIO()
             image.save(jpeg, "JPEG", quality=90, subsampling="4:2:0")

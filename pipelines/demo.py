@@ -38,15 +38,16 @@ def demo(url: str, examples: Path, *, workers: int | None, ray: str | None, quie
     _said(f"tarsia stream {url} --stage {RECIPE}/2.2", show.batch(next(iter(stream))))
     result = audit(lake, manifests)
     _said(f"tarsia audit {url} --recipe {RECIPE}", show.audited(manifests, result))
-    print("\nlook at")
-    for path, what in (
-        ("corpora/", "shards (tar), their index and text (Parquet)"),
-        ("speech/", "spoken questions, with the keys of the shards"),
-        ("quarantine/", "what was refused, and why"),
-        (f"stages/{RECIPE}/2.2/", "a manifest: asked, selected, placed, and the packed tars"),
-        ("snapshots/", "what the lake is made of"),
+    print("look at")
+    for folder, what in (
+        ("corpora", "shards (tar) with their index and text (Parquet)"),
+        ("speech", "spoken questions, under the keys of the shards"),
+        ("quarantine", "what was refused, and why"),
+        (f"stages/{RECIPE}/2.2", "a manifest: asked, selected, placed; and the packed tars"),
+        ("snapshots", "what the lake is made of"),
     ):
-        print(f"  {url.rstrip('/')}/{path:<20} {what}")
+        if any(lake.store.list(folder)):
+            print(f"  {url.rstrip('/')}/{folder:<20} {what}")
     if result.findings:
         raise Corrupt("the audit disagrees with the manifests")
 

@@ -7,8 +7,8 @@ last one did (`, {"id"`), so that place is tried first: if what lies before it p
 object is the beginning of another.
 
 What does not parse is a `Fault` with its byte span, and reading goes on: in JSON Lines with the next line, in an array
-behind the broken element. Where a lost quote or bracket leaves an element without an end, the next place that opens and
-parses like the last good element is the next one.
+behind the broken element. Where a lost quote or bracket leaves that without an end to be trusted, the next place that
+opens and parses like the last good element is the next one.
 """
 
 import re
@@ -35,6 +35,7 @@ _BETWEEN = re.compile(rb"[\s,]*+")
 _OPENING = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*+")\s*:', re.DOTALL)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SCALAR = re.compile(rb'[^\s,"\[\]{}]+(?=[\s,"\[\]{}])|[\]}]')
+_FOLLOWED = re.compile(rb"\s*(?:[,\]]|\Z)")
 _PARTS = re.compile(  # everything up to the next bracket outside strings, or to the end of what is there
     rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)[^"\[\]{}]*+)*+([\[\]{}]|\Z)', re.DOTALL
 )
@@ -126,6 +127,7 @@ class _Window:
         self._begin = place
         self.data = b""
         self.at = 0
+        self.barren = 0  # the place before which no sound element was found
 
     @property
     def place(self) -> int:
@@ -191,12 +193,19 @@ def _array(window: _Window) -> Iterator[Record | Fault]:
 def _element(window: _Window, model: Record | None) -> Record | Fault | None:
     """The element at hand; a fault up to the next sound one where it does not parse; None where nothing ends it."""
     end = window.end()
-    if end is not None and isinstance(found := window.take(end), Record):
+    found = None if end is None else window.take(end)
+    followed = end is not None and bool(_FOLLOWED.match(window.data, end))
+    if isinstance(found, Record) and (followed or isinstance(found.value, dict | list)):
         return found
-    sooner = _sound(window.data, window.at, len(window.data) if end is None else end, model)
-    if sooner is not None:
-        return _fault(window.data[window.at : sooner].rstrip(b", \t\r\n"), window.place, "an element without an end")
-    return None if end is None else found
+    raw = window.data[window.at : end]
+    good = _good(raw)
+    if end is None and good == len(raw):
+        return None
+    sound = _sound(window, model, good, end if followed else None)
+    if sound is None:
+        return found
+    message = found.message if isinstance(found, Fault) else "an element without an end"
+    return _fault(window.data[window.at : sound].rstrip(b", \t\r\n"), window.place, message)
 
 
 def _guess(window: _Window, gap: bytes) -> Record | None:
@@ -207,21 +216,43 @@ def _guess(window: _Window, gap: bytes) -> Record | None:
     return found if isinstance(found, Record) else None
 
 
-def _sound(data: bytes, at: int, end: int, model: Record | None) -> int | None:
-    """The next place after a broken element's opening that opens like the last good one and parses with its keys."""
-    opening = _OPENING.match(model.raw) if model else _OPENING.match(data, at)
-    if not opening:
+def _good(raw: bytes) -> int:
+    """How many of the bytes are JSON: all of them, if only the end is missing."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            return error.start
+        text = raw[: error.start].decode()
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if error.pos < len(text):
+            return len(text[: error.pos].encode())
+    return len(raw)
+
+
+def _sound(window: _Window, model: Record | None, good: int, end: int | None) -> int | None:
+    """The next place behind the good part of a broken element that opens like the last good one and has its keys.
+
+    It is looked for before `end`, where brackets can be trusted, or else as far as patience goes.
+    """
+    opening = _OPENING.match(model.raw) if model else _OPENING.match(window.data, window.at)
+    if not opening or end is None and window.place < window.barren:
         return None
     alike = re.compile(rb"\{\s*" + re.escape(opening[1]) + rb"\s*:")
-    for place in islice(alike.finditer(data, at + 1, end), _TRIES):
-        stop = _end(data, place.start())
-        try:
-            value = orjson.loads(data[place.start() : stop]) if stop else None
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(value, dict) and (model is None or value.keys() == model.value.keys()):
-            return place.start()
-    return None
+    while True:
+        data = window.data
+        for place in islice(alike.finditer(data, window.at + max(1, good), len(data) if end is None else end), _TRIES):
+            stop = _end(data, place.start())
+            found = _parsed(data[place.start() : stop], 0) if stop else None
+            if isinstance(found, Record) and (model is None or found.value.keys() == model.value.keys()):
+                return place.start()
+        if end is not None:
+            return None
+        if len(data) - window.at > LARGEST or not window.more():
+            window.barren = window.place + len(window.data) - window.at
+            return None
 
 
 def _rest(window: _Window) -> Fault:
