@@ -73,7 +73,7 @@ def tiles(width: Array, height: Array, most: int) -> Array:
     return area + (area > 1)
 
 
-def images(kind: str, chance: np.random.Generator, n: int = 4096) -> tuple[Array, Array]:
+def images(kind: str, chance: np.random.Generator, n: int = 65_536) -> tuple[Array, Array]:
     """Widths and heights of a pool of images."""
     if kind == "page":
         pools = [images(part, chance, n) for part in ("document", "chart", "screen", "screen")]
@@ -87,7 +87,7 @@ def images(kind: str, chance: np.random.Generator, n: int = 4096) -> tuple[Array
     ratios = np.sqrt(ratio * np.exp(chance.normal(0, ratio_spread, n)))
     width, height = (np.clip(x, 40, 8000).astype(int) for x in (sides * ratios, sides / ratios))
     form = chance.random(n)  # some are exactly 4:3, some exactly square
-    width = np.where(form < 0.09, height * 4 // 3, np.where((form > 0.82) & (kind != "document"), height, width))
+    width = np.where(form < 0.10, height * 4 // 3, np.where((form > 0.82) & (kind != "document"), height, width))
     return width, height
 
 

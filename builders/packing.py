@@ -28,7 +28,7 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 AHEAD = 32  # samples of the walk that are tried for closing a context
-WAIT = 16  # about one sample in WAIT, at most, waits for the next window
+WAIT = 8  # about one sample in WAIT, at most, waits for the next window
 WORTH = 5_000  # fair mixing is worth one context in WORTH: greed must save more
 COMPILE = 200_000  # samples; fewer are packed by plain Python before numba is even imported (1.1 CPU seconds)
 
@@ -63,7 +63,7 @@ def fill(
         units, unit_cap = np.zeros(len(costs), np.int32), 0
     _refuse(costs, 1, capacity, "tokens")
     _refuse(units, 0, unit_cap, "units")
-    bound, binding, worth = _scarcest(costs, capacity, units, unit_cap)
+    bound, binding, worth, whole = _measure(costs, capacity, units, unit_cap)
     pack = _compiled() if len(costs) >= COMPILE else _draw_and_close
 
     members = np.empty(len(costs), np.int32)
@@ -73,12 +73,11 @@ def fill(
     for start in range(0, len(costs), window):
         end = min(start + window, len(costs))
         block = np.concatenate([waiting, np.arange(start, end, dtype=np.int32)])
-        cost, unit = costs[block], units[block]
-        value = worth[unit if binding == "units" else cost]
-        context = _place(pack, cost, capacity, unit, unit_cap, value, worth[-1])
-        late = _badly_placed(context, value, worth[-1], len(waiting))
+        cost, unit, value = costs[block], units[block], worth[block]
+        context = _place(pack, cost, capacity, unit, unit_cap, value, whole)
+        late = _badly_placed(context, value, whole, len(waiting))
         if end == len(costs) and late.any():  # no next window: one more try, among themselves
-            again = _place(pack, cost[late], capacity, unit[late], unit_cap, value[late], worth[-1])
+            again = _place(pack, cost[late], capacity, unit[late], unit_cap, value[late], whole)
             if again.max() + 1 < len(np.unique(context[late])):
                 context[late] = context.max() + 1 + again
             late[:] = False
@@ -99,21 +98,28 @@ def lower_bound(
     costs: Int32s, capacity: int, units: Int32s | None = None, unit_cap: int | None = None
 ) -> tuple[int, str]:
     """The best known lower bound on the number of contexts, and what sets it: "tokens", "halves" or "units"."""
-    bound, binding, _ = _scarcest(costs, capacity, units, unit_cap)
+    bound, binding, _, _ = _measure(costs, capacity, units, unit_cap)
     return bound, binding
 
 
-def _scarcest(costs: Int32s, capacity: int, units: Int32s | None, unit_cap: int | None) -> tuple[int, str, Int64s]:
-    """The bound, what sets it, and the worth of each cost (or number of units) in that measure, the context's last."""
+def _measure(costs: Int32s, capacity: int, units: Int32s | None, unit_cap: int | None) -> tuple[int, str, Int32s, int]:
+    """The bound, what sets it, and in that measure the worth of every sample and of a full context.
+
+    Tokens stay the measure where another bound is hardly higher: in some windows tokens bind, and a gap in one of the
+    others may yet be filled in the next.
+    """
     tokens = -(-int(costs.sum(dtype=np.int64)) // capacity)
-    bounds = {"tokens": (tokens, np.arange(capacity + 1)), "halves": _dual_bound(costs, capacity)}
-    if units is not None and unit_cap:
-        bounds["units"] = _dual_bound(units, unit_cap)
-    binding = max(bounds, key=lambda name: bounds[name][0])  # the first of equals
-    return bounds[binding][0], binding, bounds[binding][1]
+    measures = {"tokens": (tokens, costs, capacity)}
+    for name, sizes, size in ("halves", costs, capacity), ("units", units, unit_cap):
+        if sizes is not None and size:
+            bound, worth = _dual_bound(sizes, size)
+            measures[name] = bound, worth[sizes], int(worth[size])
+    binding = max(measures, key=lambda name: measures[name][0])  # the first of equals
+    bound = measures[binding][0]
+    return bound, binding, *measures[binding if 500 * bound > 501 * tokens else "tokens"][1:]
 
 
-def _dual_bound(sizes: Int32s, capacity: int) -> tuple[int, Int64s]:
+def _dual_bound(sizes: Int32s, capacity: int) -> tuple[int, Int32s]:
     """The best bound by the dual feasible functions of Fekete & Schepers (2001), and the worth of each size by it.
 
     U^(p) raises sizes above capacity - p to a whole context and lowers sizes below p to nothing, for any p up to half;
@@ -134,7 +140,7 @@ def _dual_bound(sizes: Int32s, capacity: int) -> tuple[int, Int64s]:
             cut = int(total.argmax())
             best = -(-int(total[cut]) // whole)
             worth = np.where(size < cut, 0, np.where(size > capacity - cut, whole, rounded))
-    return best, worth
+    return best, worth.astype(np.int32)
 
 
 def _refuse(sizes: Int32s, least: int, most: int, what: str) -> None:
@@ -146,7 +152,7 @@ def _refuse(sizes: Int32s, least: int, most: int, what: str) -> None:
 
 
 def _place(
-    pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, unit_cap: int, value: Int64s, whole: np.int64
+    pack: Callable[..., int], cost: Int32s, capacity: int, unit: Int32s, unit_cap: int, value: Int32s, whole: int
 ) -> Int64s:
     """The context number of each sample: by walking or, where that needs clearly more contexts, by greed."""
     weights = np.flatnonzero(np.bincount(unit))
@@ -158,7 +164,7 @@ def _place(
     filled = np.maximum.accumulate(np.where((stock > 0) | (number % width == 0), number, 0))
     columns = (cost, unit, shelf, _sorted(shelf), weights, back - stock, back, filled, np.full(len(cost), -1))
 
-    bound = -(-int(value.sum()) // int(whole))
+    bound = -(-int(value.sum()) // whole)
     scarce = int(20 * unit_cap * bound < 21 * int(unit.sum()))  # hardly more units than needed: no spare one is free
     near = min(
         8 * int(cost.sum()) // (3 * len(cost)), capacity - 1
@@ -174,9 +180,9 @@ def _place(
     return best
 
 
-def _badly_placed(context: Int64s, value: Int64s, whole: np.int64, waited: int) -> Bools:
+def _badly_placed(context: Int64s, value: Int32s, whole: int, waited: int) -> Bools:
     """The samples of the emptiest contexts, except of those with one of the first `waited`, which waited before."""
-    spare = int(whole) - np.bincount(context, value).astype(np.int64)
+    spare = whole - np.bincount(context, value).astype(np.int64)
     spare[context[:waited]] = 0
     emptiest = np.argsort(-spare, kind="stable")[:-1]  # one context always stays
     size = np.bincount(context)[emptiest]

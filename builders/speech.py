@@ -12,6 +12,7 @@ from tarsia.schemas.sample import AUDIO, PLACEHOLDER
 HANZI = re.compile(r"[㐀-鿿豈-﫿]")
 _WORDS = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
 _REASONS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("blank", re.compile(r"_{2,}|\.{4,}|…{2,}")),
     ("neutralised", re.compile("\u2060")),  # a control token of the corpus's own
     ("code", re.compile(r"```|`|\bdef \w+\(|\breturn\b.*;|[{}]|=>|==|</?\w+>|\(\)")),
     ("link", re.compile(r"https?://|www\.|\b[\w.]+@[\w.]+\.\w+|(?:^|\s)/\w+/\w+")),
@@ -22,7 +23,6 @@ _REASONS: tuple[tuple[str, re.Pattern[str]], ...] = (
         re.compile(r"(?i)\banswer (?:with|using|in) (?:the|a|an|one) (?:letter|option|single|word)|只回答选项"),
     ),
     ("digits", re.compile(r"\d{13,}")),
-    ("blank", re.compile(r"_{2,}|\.{4,}|…{2,}")),
 )
 _STOPS = tuple(",.?!:;，。？！：；、…")
 _ITEM = re.compile(r"\s*(?:[-*•|]|\d+[.)、])\s")
@@ -68,8 +68,10 @@ def heard_text(text: str) -> str:
 
 def spoken_form(text: str) -> str:
     """What the voice is given: the question on one line, a stop between lines, no quotation marks or brackets."""
-    lines = [re.sub(r"[\"“”‘()（）《》]", " ", line).strip() for line in plain(text).splitlines()]
-    full = [
-        line if line[-1:] in _STOPS else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line
-    ]
-    return " ".join(" ".join([*full, lines[-1]]).split())
+    lines = [_UNSAID.sub(" ", line).strip() for line in plain(text).splitlines()]
+    full = [line if line.endswith(_STOPS) else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line]
+    return _LOOSE.sub("", " ".join(" ".join([*full, lines[-1]]).split()))
+
+
+_UNSAID = re.compile(r"[\"“”‘()（）《》]")
+_LOOSE = re.compile(r"(?<=[㐀-鿿，。？！：；、])\s+(?=[㐀-鿿，。？！：；、])")

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 something stored disagrees with its record (audit, checksu
 mend; 3 the store or the workers failed, and running the same command again goes on where it stopped.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,7 +63,7 @@ def _with_ray_address(arguments: list[str]) -> list[str]:
         full.append(argument)
         if argument == "--ray":
             following = arguments[number + 1] if number + 1 < len(arguments) else ""
-            if following not in ("auto", "local") and ":" not in following.removeprefix("s3://"):
+            if not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+", following):
                 full.append("local")
     return full
 

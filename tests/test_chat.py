@@ -37,10 +37,11 @@ def gpt(text):
 
 
 def read(turn, *, spoken=False, state=WRITTEN):
-    """A rendered turn as one string, its control tokens and placeholders spelt out."""
-    return "".join(
-        piece if isinstance(piece, str) else piece.value for piece in pieces(turn, spoken=spoken, state=state)
-    )
+    return spell(pieces(turn, spoken=spoken, state=state))
+
+
+def spell(rendered):
+    return "".join(piece if isinstance(piece, str) else piece.value for piece in rendered)
 
 
 def test_prompts_have_the_length_of_vitas():

@@ -41,7 +41,7 @@ def test_an_exif_thumbnail_is_not_taken_for_the_image_and_orientation_is_not_app
 
 def test_a_truncated_jpeg_is_refused_even_with_a_whole_thumbnail_in_it():
     data = picture("JPEG", (640, 480), comment=picture("JPEG", (16, 12)))
-    with pytest.raises(Refused, match="image-truncated: photos/a.jpg: the JPEG has no end"):
+    with pytest.raises(Refused, match=r"image-truncated: photos/a\.jpg: the JPEG has no end"):
         read_image(data[: len(data) // 2], "photos/a.jpg")
 
 

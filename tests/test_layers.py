@@ -1,4 +1,4 @@
-"""Imports point down only: pipelines -> manifests -> builders -> schemas. Heavy packages are imported by one file each."""
+"""Imports point down only: pipelines, manifests, builders, schemas. Heavy packages are imported by one file each."""
 
 import ast
 import subprocess
@@ -50,7 +50,9 @@ def test_a_heavy_package_is_imported_by_one_file(package):
 
 def test_schemas_need_nothing_but_values_tables_and_hashes():
     allowed = {"pydantic", "pyarrow", "numpy", "orjson", "xxhash", "blake3", "tarsia"} | sys.stdlib_module_names
-    outside = {(file.name, name) for file in files("schemas") for name in imports(file) if name.split(".")[0] not in allowed}
+    outside = {
+        (file.name, name) for file in files("schemas") for name in imports(file) if name.split(".")[0] not in allowed
+    }
     assert outside == set()
 
 

@@ -26,7 +26,7 @@ CHUNK = 1 << 20  # bytes read at a time
 LARGEST = 16 << 20  # bytes of one record; what has no end within them is no record
 KEPT = 1 << 16  # bytes of a fault that are kept to be looked at
 _NEAR = 1 << 16  # bytes in which the next element is looked for by its opening
-_TRIES = 64  # places tried for a sound element after one without an end
+_TRIES = 16  # places tried for a sound element after one without an end
 _LINES = 100  # lines of which none parses: the file is something else
 
 _BOM = b"\xef\xbb\xbf"
