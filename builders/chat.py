@@ -80,12 +80,17 @@ def pieces(turn: Turn, *, spoken: bool, state: str) -> list[Piece]:
         opening, answer = "assistant\n" + state, _laid_out(turn.text)
         body = [opening, *_split(answer)] if answer.startswith(_CLINGING) else _split(opening + answer)
     else:
-        question = "".join(PLACEHOLDER.findall(turn.text)) + AUDIO if spoken else turn.text
+        question = heard_text(turn.text) if spoken else turn.text
         body = _split("user\n" + _laid_out(question))
     return ["\n", Control.START, *body, Control.END]
 
 
 _CLINGING = ("性", "能", "력")
+
+
+def heard_text(text: str) -> str:
+    """The text of a question that is heard: its media, then the audio that replaces its words."""
+    return "".join(PLACEHOLDER.findall(text)) + AUDIO
 
 
 def _laid_out(text: str) -> str:

@@ -8,8 +8,8 @@ from collections import Counter
 
 from tarsia.builders.audio import read_audio
 from tarsia.builders.corpora import At
-from tarsia.builders.corpora.language import language_of
 from tarsia.builders.images import read_image
+from tarsia.builders.reading.language import language_of
 from tarsia.builders.storage import Store
 from tarsia.builders.video import read_video
 from tarsia.schemas.errors import NotThere, Outside, Refused

@@ -61,11 +61,6 @@ def plain(text: str) -> str:
     return PLACEHOLDER.sub("", text).strip()
 
 
-def heard_text(text: str) -> str:
-    """The text of a question that is heard: its pictures, then the audio that replaces its words."""
-    return "".join(PLACEHOLDER.findall(text)) + AUDIO
-
-
 def spoken_form(text: str) -> str:
     """What the voice is given: the question on one line, a stop between lines, no quotation marks or brackets."""
     lines = [_UNSAID.sub(" ", line).strip() for line in plain(text).splitlines()]

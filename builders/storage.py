@@ -12,22 +12,29 @@ Paths are relative to the store, with forward slashes, and never leave it: `..`,
 point outside raise `Outside`.
 """
 
+import errno
+import fcntl
 import io
 import os
-import socket
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import count, takewhile
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from uuid import uuid4
 
 from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault
 
 _SPOOL = ".spool"
-_numbers = count()
+_BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
+_FOLDERS = 4096  # whose links are remembered
+_PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer
 
 
 class Entry(NamedTuple):
@@ -74,11 +81,10 @@ class Store(Protocol):
         """Makes a spooled file visible as `path`. The same name always has the same content, so a twin may win."""
 
 
-@lru_cache(maxsize=64)
 def open_store(url: str) -> Store:
     """The store at a local path or a URL such as `s3://bucket/prefix`."""
     if "://" in url and not url.startswith("file://"):
-        return _Bucket(url.rstrip("/"))
+        return _bucket(url.rstrip("/"))
     return _Folder(url.removeprefix("file://"))
 
 
@@ -110,14 +116,30 @@ class _Folder:
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
         self.url = self.root
+        self._folders: dict[str, str] = {}
+        if os.path.isfile(self.root):  # noqa: PTH113
+            raise NotThere(f"{self.root} is a file; a folder was due")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.url,)
 
     def _path(self, path: str) -> str:
-        full = self.root if "\0" in path else os.path.realpath(f"{self.root}/{path}")
-        if path.startswith(("/", "\\")) or "\0" in path or not f"{full}/".startswith(f"{self.root}/"):
+        """Where a path leads, all links followed; those of folders once, since many media share a folder."""
+        if path.startswith(("/", "\\")) or "\0" in path:
             raise Outside(f"'{path}' leaves {self.root}")
+        folder, _, name = path.rpartition("/")
+        known = self._folders.get(folder)
+        if known is None:
+            if len(self._folders) >= _FOLDERS:
+                self._folders.clear()
+            known = self._folders[folder] = self._inside(folder, path)
+        full = f"{known}/{name}"
+        return self._inside(path, path) if name in ("", ".", "..") or os.path.islink(full) else full
+
+    def _inside(self, path: str, asked: str) -> str:
+        full = os.path.realpath(f"{self.root}/{path}")
+        if not f"{full}/".startswith(self.root.rstrip("/") + "/"):
+            raise Outside(f"'{asked}' leaves {self.root}")
         return full
 
     @contextmanager
@@ -125,52 +147,51 @@ class _Folder:
         full = self._path(path)
         try:
             yield full
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotThere(f"no '{path}' in {self.root}") from error
         except OSError as error:
+            if error.errno in _NOWHERE:
+                raise NotThere(f"no '{path}' in {self.root}") from error
             raise StorageFault(f"cannot {what} '{path}' in {self.root}: {error.strerror}") from error
 
     def read(self, path: str) -> bytes:
-        with self._said("read", path) as full, open(full, "rb") as file:  # noqa: PTH123 - a third of pathlib's cost
-            return file.read()
+        with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs more
+            return file.readall()
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        with self._said("read", path) as full, Path(full).open("rb") as file:
-            file.seek(offset)
-            return _whole(file.read(length), length, full)
+        with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123
+            return _whole(os.pread(file.fileno(), length, offset), length, full)
 
     def open(self, path: str) -> BinaryIO:
         with self._said("open", path) as full:
             return Path(full).open("rb")
 
     def entry(self, path: str) -> Entry | None:
-        with suppress(OSError, ValueError):
-            stat = os.stat(self._path(path))  # noqa: PTH116
-            return Entry(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+        with suppress(OSError):
+            return _entry(path, os.stat(self._path(path)))  # noqa: PTH116
         return None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        found = []
-        for folder, folders, names in os.walk(self._path(prefix)):
-            folders[:] = [name for name in folders if name != _SPOOL]
+        found, top = [], self._path(prefix)
+        for folder, folders, names in os.walk(top, onerror=self._unlisted):
+            if folder == self.root:
+                folders[:] = [name for name in folders if name != _SPOOL]
+            below = f"{prefix}{folder[len(top) :]}".strip("/")
             for name in names:
-                full = f"{folder}/{name}"
-                with suppress(OSError):
-                    stat = os.stat(full)  # noqa: PTH116
-                    relative = os.path.relpath(full, self.root)
-                    found.append(Entry(relative, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}"))
-        yield from sorted(found)
+                with suppress(FileNotFoundError):
+                    found.append(_entry(f"{below}/{name}" if below else name, os.stat(f"{folder}/{name}")))  # noqa: PTH116
+        yield from sorted(entry for entry in found if entry)
+
+    def _unlisted(self, error: OSError) -> None:
+        if error.errno not in _NOWHERE:
+            raise StorageFault(f"cannot list '{error.filename}': {error.strerror}") from error
 
     def create(self, path: str, data: bytes) -> None:
-        with self.spool() as file:
+        with self.spool() as file, self._said("create", path):
             file.write(data)
-            file.flush()
-            with self._said("create", path):
-                final = self._ready(path)
-                try:
-                    os.link(file.name, final)  # fails when the name is taken, in one step
-                except FileExistsError as error:
-                    raise Exists(path) from error
+            final = self._ready(file, path)
+            try:
+                os.link(file.name, final)  # fails when the name is taken, in one step
+            except FileExistsError as error:
+                raise Exists(path) from error
 
     def replace(self, path: str, data: bytes) -> None:
         with self.spool() as file:
@@ -178,40 +199,61 @@ class _Folder:
             self.publish(file, path)
 
     def delete(self, path: str) -> None:
-        Path(self._path(path)).unlink(missing_ok=True)
+        with suppress(NotThere), self._said("delete", path) as full:
+            Path(full).unlink()
 
     @contextmanager
     def spool(self) -> Iterator[BinaryIO]:
-        folder = Path(self.root, _SPOOL)
-        with self._said("spool", ""):
-            folder.mkdir(parents=True, exist_ok=True)
-            _sweep(folder)
-            path = folder / f"{socket.gethostname()}-{os.getpid()}-{next(_numbers)}"
-            file = path.open("xb+")
+        with self._said("write", _SPOOL):
+            file = _spooled(Path(self.root, _SPOOL))
         try:
             with file:
                 yield file
         finally:
-            path.unlink(missing_ok=True)
+            Path(file.name).unlink(missing_ok=True)
 
     def publish(self, spooled: BinaryIO, path: str) -> None:
         with self._said("write", path):
-            spooled.flush()
-            os.replace(spooled.name, self._ready(path))  # noqa: PTH105
+            os.replace(spooled.name, self._ready(spooled, path))  # noqa: PTH105
 
-    def _ready(self, path: str) -> str:
+    def _ready(self, spooled: BinaryIO, path: str) -> str:
+        """The final name, once the bytes are safe: a name that outlives a power cut must not stand for nothing."""
+        spooled.flush()
+        os.fsync(spooled.fileno())
         final = self._path(path)
         Path(final).parent.mkdir(parents=True, exist_ok=True)
         return final
 
 
+_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+def _entry(path: str, found: os.stat_result) -> Entry | None:
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return Entry(path, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
+
+
+def _spooled(folder: Path) -> BinaryIO:
+    """A new file that this process holds a lock on for as long as it is open."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    while True:
+        file = Path(folder, uuid4().hex).open("xb+", _BUFFER)
+        with suppress(OSError):  # a file system without locks is never swept
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):  # noqa: PTH110 - else somebody swept between the two calls
+            return file
+        file.close()
+
+
 @lru_cache(maxsize=16)
 def _sweep(folder: Path) -> None:
-    """Removes what processes of this machine left behind when they were killed."""
-    for left in folder.glob(f"{socket.gethostname()}-*-*"):
-        owner = left.name.removeprefix(socket.gethostname() + "-").split("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
-            left.unlink(missing_ok=True)
+    """Removes the files that nobody holds: their processes were killed. Once a process, before it has any of its own."""
+    for left in folder.iterdir():
+        with suppress(OSError), left.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 class _Bucket:
@@ -225,9 +267,10 @@ class _Bucket:
         options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s"}
         if endpoint.startswith("http://"):
             options["allow_http"] = True
-        settings = {"endpoint": endpoint} if endpoint else {}
+        settings: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+        settings |= {"client_options": options, "retry_config": {"retry_timeout": _PATIENCE}}
         try:
-            self._store = cast(Any, from_url)(url, client_options=options, **settings)
+            self._store = cast(Any, from_url)(url, **settings)
         except Exception as error:
             raise StorageFault(f"cannot use {url}: {_first_line(error)}") from error
 
@@ -235,9 +278,9 @@ class _Bucket:
         return open_store, (self.url,)
 
     def _path(self, path: str) -> str:
-        if path.startswith(("/", "\\")) or ".." in PurePosixPath(path).parts:
+        if path.startswith(("/", "\\")) or ".." in PurePosixPath(path).parts or not _NAMEABLE.fullmatch(path):
             raise Outside(f"'{path}' leaves {self.url}")
-        return path
+        return str(PurePosixPath(path)) if path else ""
 
     @contextmanager
     def _said(self, what: str, path: str) -> Iterator[None]:
@@ -305,6 +348,14 @@ class _Bucket:
         spooled.flush()
         with self._said("write", path):
             self._store.put(self._path(path), Path(spooled.name))
+
+
+_NAMEABLE = re.compile(r"[^\x00-\x1f\x7f]*")  # what a key of a bucket may hold
+
+
+@lru_cache(maxsize=64)
+def _bucket(url: str) -> Store:
+    return _Bucket(url)
 
 
 class _Raw(io.RawIOBase):

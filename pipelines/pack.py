@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tarsia.builders.chat import heard_text
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
-from tarsia.builders.speech import heard_text
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.stream import Context, Stream, Streamed, manifest_digest

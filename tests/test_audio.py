@@ -175,4 +175,4 @@ def test_resampling_agrees_with_torchaudio():
     heard = resample(samples, 48_000, 16_000)
     expected = reference.resample(from_numpy(samples.astype(np.float32)), 48_000, 16_000).numpy()
     assert len(heard) == len(expected)
-    assert np.abs(heard[200:-200] - expected[200:-200]).max() < 100
+    assert np.abs(heard[200:-200] - expected[200:-200]).max() < 10

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarsia.builders.corpora import Fault, jsonfile
-from tarsia.builders.corpora.jsonfile import Member, elements, members, records, value_of
+from tarsia.builders.reading.jsonfile import Member, elements, members, records, value_of
 from tarsia.builders.storage import open_store
 
 ROWS = [{"id": number, "text": f"row {number}", "said": [{"from": "human", "value": "]},{"}]} for number in range(9)]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from tarsia.builders.chat import heard_text
 from tarsia.builders.clips import accept, verdicts
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import members
-from tarsia.builders.speech import heard_text, spoken_form, unspeakable
+from tarsia.builders.speech import spoken_form, unspeakable
 from tarsia.builders.tables import get_table
 from tarsia.builders.voices import Wave
 from tarsia.pipelines.ingest import ingest

@@ -14,7 +14,8 @@ finds identities, `draft` runs later, where the shard is written. A dotted name 
 module of the same form.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, NamedTuple, Protocol, cast
@@ -25,13 +26,27 @@ from tarsia.schemas.errors import UnknownName
 from tarsia.schemas.sample import Draft
 
 
+class Span(NamedTuple):
+    """A run of bytes of a file of the corpus, such as a member of a tar."""
+
+    path: str
+    offset: int
+    length: int
+
+
 class Raw(NamedTuple):
-    """One raw record: its own id if it has one, its content as JSON values, and the bytes it came from."""
+    """One raw record: its own id if it has one, its content as JSON values, and the bytes it came from.
+
+    `media` is for corpora that keep media inside their files: bytes, or where they lie. A draft names them with an @
+    in front of their name here (`images=("@jpg",)`); they are no part of the record's digest, so that a tar that was
+    packed anew holds the same records.
+    """
 
     id: str | None
     record: Any
     begin: int
     end: int
+    media: Mapping[str, bytes | Span] = {}
 
 
 class Fault(NamedTuple):
@@ -65,12 +80,13 @@ class Reader(Protocol):
         """One raw record, understood."""
 
 
-def formats() -> list[str]:
+@cache
+def formats() -> tuple[str, ...]:
     """The formats that come with Tarsia."""
-    shared = ("fields", "jsonfile", "language", "templates", "textfile", "turns")
-    return sorted(module.name for module in iter_modules(__path__) if module.name not in shared)
+    return tuple(sorted(module.name for module in iter_modules(__path__)))
 
 
+@cache
 def find(name: str, where: str = "") -> Reader:
     """The reader of a format; `package.module` imports someone else's."""
     if "." not in name and name not in formats():

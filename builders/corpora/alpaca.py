@@ -14,8 +14,8 @@ from typing import Any
 
 from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import fields, read_json, text
-from tarsia.builders.corpora.turns import exchange
+from tarsia.builders.reading.fields import fields, read_json, text
+from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import Draft

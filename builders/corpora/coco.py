@@ -17,11 +17,11 @@ from typing import Any
 
 from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import clean, fields, own_id, text
-from tarsia.builders.corpora.jsonfile import elements, members
-from tarsia.builders.corpora.language import language_of
-from tarsia.builders.corpora.templates import choose
-from tarsia.builders.corpora.turns import exchange
+from tarsia.builders.reading.fields import clean, fields, own_id, text
+from tarsia.builders.reading.jsonfile import elements, members
+from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.templates import choose
+from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import IMAGE, Draft

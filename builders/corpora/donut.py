@@ -19,10 +19,10 @@ import orjson
 
 from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import clean, fields, read_json, text
-from tarsia.builders.corpora.language import language_of
-from tarsia.builders.corpora.templates import choose
-from tarsia.builders.corpora.turns import exchange
+from tarsia.builders.reading.fields import clean, fields, read_json, text
+from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.templates import choose
+from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import IMAGE, Draft

@@ -16,9 +16,9 @@ from typing import Any
 
 from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import fields, text
-from tarsia.builders.corpora.textfile import lines
-from tarsia.builders.corpora.turns import exchange
+from tarsia.builders.reading.fields import fields, text
+from tarsia.builders.reading.textfile import lines
+from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import AUDIO, Draft, Kind

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import fields, first_of, paths, read_json
-from tarsia.builders.corpora.turns import TURNS, about_media
+from tarsia.builders.reading.fields import fields, first_of, paths, read_json
+from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import IMAGE, Draft
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import fields, first_of, read_json
-from tarsia.builders.corpora.turns import TURNS, say, turns
+from tarsia.builders.reading.fields import fields, first_of, read_json
+from tarsia.builders.reading.turns import TURNS, say, turns
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 

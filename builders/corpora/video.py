@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.corpora.fields import fields, first_of, paths, read_json, text
-from tarsia.builders.corpora.language import language_of
-from tarsia.builders.corpora.templates import choose
-from tarsia.builders.corpora.turns import TURNS, about_media
+from tarsia.builders.reading.fields import fields, first_of, paths, read_json, text
+from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.templates import choose
+from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import VIDEO, Draft

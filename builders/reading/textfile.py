@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tarsia.builders.corpora import Fault
-from tarsia.builders.corpora.jsonfile import KEPT, LARGEST
+from tarsia.builders.reading.jsonfile import KEPT, LARGEST
 from tarsia.builders.storage import Store
 
 _BOM = b"\xef\xbb\xbf"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarsia.builders.corpora import Fault, Raw
-from tarsia.builders.corpora.jsonfile import records
+from tarsia.builders.reading.jsonfile import records
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 
