@@ -19,8 +19,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -278,16 +278,18 @@ class _Bucket:
         return open_store, (self.url,)
 
     def _path(self, path: str) -> str:
-        if path.startswith(("/", "\\")) or ".." in PurePosixPath(path).parts or not _NAMEABLE.fullmatch(path):
+        parts = PurePosixPath(path).parts
+        if path.startswith(("/", "\\")) or ".." in parts or not _NAMEABLE.fullmatch(path):
             raise Outside(f"'{path}' leaves {self.url}")
-        return str(PurePosixPath(path)) if path else ""
+        return "/".join(parts)
 
     @contextmanager
-    def _said(self, what: str, path: str) -> Iterator[None]:
+    def _said(self, what: str, path: str) -> Iterator[str]:
         from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 
+        full = self._path(path)
         try:
-            yield
+            yield full
         except (NotFoundError, FileNotFoundError) as error:
             raise NotThere(f"no '{path}' in {self.url}") from error
         except AlreadyExistsError as error:
@@ -296,58 +298,52 @@ class _Bucket:
             raise StorageFault(f"cannot {what} '{path}' in {self.url}: {_first_line(error)}") from error
 
     def read(self, path: str) -> bytes:
-        with self._said("read", path):
-            return bytes(self._store.get(self._path(path)).bytes())
+        with self._said("read", path) as full:
+            return bytes(self._store.get(full).bytes())
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        with self._said("read", path):
-            data = bytes(self._store.get_range(self._path(path), start=offset, length=length))
-            return _whole(data, length, f"{self.url}/{path}")
+        with self._said("read", path) as full:
+            data = bytes(self._store.get_range(full, start=offset, length=length))
+        return _whole(data, length, f"{self.url}/{path}")
 
     def open(self, path: str) -> BinaryIO:
         from obstore import open_reader
 
-        with self._said("open", path):
-            return io.BufferedReader(_Raw(open_reader(self._store, self._path(path))), 1 << 20)
+        with self._said("open", path) as full:
+            reader = open_reader(self._store, full)
+        return io.BufferedReader(_Raw(reader, lambda: self._said("read", path)), 1 << 20)
 
     def entry(self, path: str) -> Entry | None:
-        try:
-            with self._said("look at", path):
-                meta = self._store.head(self._path(path))
-        except NotThere:
-            return None
-        return Entry(path, meta["size"], meta.get("e_tag") or f"{meta['size']}-{meta['last_modified']}")
+        with suppress(NotThere), self._said("look at", path) as full:
+            return _object(self._store.head(full))
+        return None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        with self._said("list", prefix):
-            found = [
-                Entry(meta["path"], meta["size"], meta.get("e_tag") or f"{meta['size']}-{meta['last_modified']}")
-                for page in self._store.list(self._path(prefix) or None)
-                for meta in page
-            ]
+        with self._said("list", prefix) as full:
+            found = [_object(meta) for page in self._store.list(full or None) for meta in page]
         yield from sorted(found)
 
     def create(self, path: str, data: bytes) -> None:
-        with self._said("create", path):
-            self._store.put(self._path(path), data, mode="create", use_multipart=False)
+        with self._said("create", path) as full:
+            self._store.put(full, data, mode="create", use_multipart=False)
 
     def replace(self, path: str, data: bytes) -> None:
-        with self._said("write", path):
-            self._store.put(self._path(path), data)
+        with self._said("write", path) as full:
+            self._store.put(full, data)
 
     def delete(self, path: str) -> None:
-        with suppress(NotThere), self._said("delete", path):
-            self._store.delete(self._path(path))
+        with suppress(NotThere), self._said("delete", path) as full:
+            self._store.delete(full)
 
     @contextmanager
     def spool(self) -> Iterator[BinaryIO]:
-        with tempfile.NamedTemporaryFile(prefix="tarsia-") as file:
+        with tempfile.TemporaryFile(buffering=_BUFFER) as file:  # without a name: gone with its process
             yield cast(BinaryIO, file)
 
     def publish(self, spooled: BinaryIO, path: str) -> None:
-        spooled.flush()
-        with self._said("write", path):
-            self._store.put(self._path(path), Path(spooled.name))
+        spooled.seek(0)
+        with self._said("write", path) as full:
+            self._store.put(full, spooled)
 
 
 _NAMEABLE = re.compile(r"[^\x00-\x1f\x7f]*")  # what a key of a bucket may hold
@@ -358,11 +354,16 @@ def _bucket(url: str) -> Store:
     return _Bucket(url)
 
 
+def _object(meta: Any) -> Entry:
+    return Entry(meta["path"], meta["size"], meta.get("e_tag") or f"{meta['size']}-{meta['last_modified']}")
+
+
 class _Raw(io.RawIOBase):
     """obstore's reader as a Python file."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, said: Callable[[], AbstractContextManager[str]]) -> None:
         self._reader = reader
+        self._said = said
 
     def readable(self) -> bool:
         return True
@@ -377,7 +378,8 @@ class _Raw(io.RawIOBase):
         return int(self._reader.tell())
 
     def readinto(self, buffer: Any) -> int:
-        data = bytes(self._reader.read(len(buffer)))
+        with self._said():
+            data = bytes(self._reader.read(len(buffer)))
         buffer[: len(data)] = data
         return len(data)
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tarsia.builders.corpora import Fault, jsonfile
+from tarsia.builders.corpora import Fault
+from tarsia.builders.reading import jsonfile
 from tarsia.builders.reading.jsonfile import Member, elements, members, records, value_of
 from tarsia.builders.storage import open_store
 
