@@ -1,5 +1,6 @@
 """The lake as one opens it: its newest snapshot, and the one way to publish the next."""
 
+import re
 from collections.abc import Callable
 
 import orjson
@@ -11,16 +12,20 @@ from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import FORMAT, Snapshot, snapshot_path
 
 
+_NUMBERED = re.compile(r"snapshots/(\d{8})\.json")
+
+
 class Lake:
     """A folder or bucket that holds snapshots."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
         self.store: Store = open_store(url)
+        self.url = self.store.url  # whole, since workers may stand in another folder
 
     def numbers(self) -> list[int]:
         """The published snapshots, oldest first."""
-        return sorted(int(entry.path[-13:-5]) for entry in self.store.list("snapshots"))
+        found = (_NUMBERED.fullmatch(entry.path) for entry in self.store.list("snapshots"))
+        return sorted(int(match[1]) for match in found if match)
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """One snapshot, the newest if not said which; `NotThere` when nothing was ever ingested."""

@@ -126,7 +126,7 @@ class _Folder:
     def _path(self, path: str) -> str:
         """Where a path leads, all links followed; those of folders once, since many media share a folder."""
         if path.startswith(("/", "\\")) or "\0" in path:
-            raise Outside(f"'{path}' leaves {self.root}")
+            raise Outside(f"{path!r} leaves {self.root}")
         folder, _, name = path.rpartition("/")
         known = self._folders.get(folder)
         if known is None:
@@ -139,7 +139,7 @@ class _Folder:
     def _inside(self, path: str, asked: str) -> str:
         full = os.path.realpath(f"{self.root}/{path}")
         if not f"{full}/".startswith(self.root.rstrip("/") + "/"):
-            raise Outside(f"'{asked}' leaves {self.root}")
+            raise Outside(f"{asked!r} leaves {self.root}")
         return full
 
     @contextmanager
@@ -149,8 +149,8 @@ class _Folder:
             yield full
         except OSError as error:
             if error.errno in _NOWHERE:
-                raise NotThere(f"no '{path}' in {self.root}") from error
-            raise StorageFault(f"cannot {what} '{path}' in {self.root}: {error.strerror}") from error
+                raise NotThere(f"no {path!r} in {self.root}") from error
+            raise StorageFault(f"cannot {what} {path!r} in {self.root}: {error.strerror}") from error
 
     def read(self, path: str) -> bytes:
         with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs more
@@ -280,7 +280,7 @@ class _Bucket:
     def _path(self, path: str) -> str:
         parts = PurePosixPath(path).parts
         if path.startswith(("/", "\\")) or ".." in parts or not _NAMEABLE.fullmatch(path):
-            raise Outside(f"'{path}' leaves {self.url}")
+            raise Outside(f"{path!r} leaves {self.url}")
         return "/".join(parts)
 
     @contextmanager
@@ -291,11 +291,11 @@ class _Bucket:
         try:
             yield full
         except (NotFoundError, FileNotFoundError) as error:
-            raise NotThere(f"no '{path}' in {self.url}") from error
+            raise NotThere(f"no {path!r} in {self.url}") from error
         except AlreadyExistsError as error:
             raise Exists(path) from error
         except (BaseError, OSError, ValueError) as error:
-            raise StorageFault(f"cannot {what} '{path}' in {self.url}: {_first_line(error)}") from error
+            raise StorageFault(f"cannot {what} {path!r} in {self.url}: {_first_line(error)}") from error
 
     def read(self, path: str) -> bytes:
         with self._said("read", path) as full:
@@ -391,4 +391,6 @@ def _whole(data: bytes, length: int, where: str) -> bytes:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    line = f"{error}".strip().partition("\n")[0].partition(": <?xml")[0] or type(error).__name__
+    refused = any(code in line for code in ("401 Unauthorized", "403 Forbidden"))
+    return f"{line} (are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY right?)" if refused else line

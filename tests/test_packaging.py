@@ -1,5 +1,6 @@
 """What is installed: the four folders as tarsia.*, from a wheel and in place; a core that needs no torch and no Ray."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,8 +14,12 @@ HEAVY = ("torch", "ray", "datasets", "webdataset", "numba", "espeakng_loader")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    for name in ("schemas", "builders", "manifests", "pipelines"):  # a copy, so that no earlier build is picked up
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source]
     subprocess.run(build, check=True, capture_output=True)
     return next(folder.glob("tarsia-*.whl"))
 
