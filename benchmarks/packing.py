@@ -134,7 +134,8 @@ def _best_fit_decreasing(cost: Array, capacity: int, window: int) -> Array:
         for i in range(len(part)):
             order[place[capacity - part[i]]] = i
             place[capacity - part[i]] += 1
-        for i in order:
+        for at in range(len(order)):
+            i = int(order[at])
             gap = int(part[i])
             while gap <= capacity and top[gap] < 0:
                 gap += 1
@@ -224,7 +225,7 @@ def populations(n: int) -> None:
 class Result(NamedTuple):
     """What one method did with one population."""
 
-    count: int
+    contexts: int
     bound: int
     seconds: float
     peak: float
@@ -255,9 +256,9 @@ def peers(n: int) -> Results:
                 assert np.bincount(context, cost).max() <= capacity
                 result = Result(int(context.max()) + 1, bound, seconds, peak, mixing(context, cost, source))
                 results[most, capacity, name] = result
-                over = f"{(result.count / bound - 1) * 100:.4f} %"
+                over = f"{(result.contexts / bound - 1) * 100:.4f} %"
                 mix = (f"{result.mix[key]:.3f}" for key in ("same source", "ICC", "sd"))
-                row(f"T{most}", capacity, name, f"{result.count:,}", over, f"{seconds:.2f}", f"{peak:.0f}", *mix)
+                row(f"T{most}", capacity, name, f"{result.contexts:,}", over, f"{seconds:.2f}", f"{peak:.0f}", *mix)
     return results
 
 
@@ -267,7 +268,7 @@ def targets(results: Results, n: int) -> None:
     for (most, capacity, name), (count, bound, seconds, peak, mix) in results.items():
         if name != "tarsia":
             continue
-        greedy = results[most, capacity, "BFD, whole set"].count
+        greedy = results[most, capacity, "BFD, whole set"].contexts
         over, allowed, memory = (1.0005, 12, 800) if most == 12 else (1.0001, 6, 600)
         promises = {
             f"contexts <= {over} x bound": count <= over * bound,
@@ -326,7 +327,7 @@ def capped(n: int) -> None:
 
 def main() -> None:
     known = {(640, 480): 13, (640, 427): 7, (1280, 720): 9, (448, 448): 1, (640, 640): 5, (1000, 1000): 10}
-    assert {size: int(tiles(*np.array([size]).T, 12)[0]) for size in known} == known
+    assert {size: int(tiles(np.array(size[:1]), np.array(size[1:]), 12)[0]) for size in known} == known
     n = FULL if "--full" in sys.argv else 1_000_000
     for warm in (next_fit(np.ones(9, np.int32), 9), best_fit_decreasing(np.ones(9, np.int32), 9, 9)):
         assert warm.max() == 0

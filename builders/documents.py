@@ -27,9 +27,9 @@ def read_catalog(path: str | Path) -> Catalog:
     for name, entry in entries.items():
         if not isinstance(entry, dict):
             raise BadCatalog(f"{path}: corpus '{name}' needs keys such as format, kind, language, licence and root")
-        corpus = _model(Corpus, {"name": str(name), **entry}, f"{path}: corpus '{name}'", BadCatalog)
+        corpus = _named(Corpus, name, entry, f"{path}: corpus '{name}'", BadCatalog)
         if "://" not in corpus.root:
-            root = str((Path(path).resolve().parent / corpus.root).resolve())
+            root = str((Path(path).resolve().parent / Path(corpus.root).expanduser()).resolve())
             corpus = corpus.model_copy(update={"root": root})
         corpora.append(corpus)
     return Catalog(corpora=tuple(corpora))
@@ -55,11 +55,15 @@ def read_voices(name: str) -> Pool:
     else:
         path = Path(name)
     page = _page(path, BadVoices)
-    voices = tuple(
-        _model(Voice, {"name": str(voice), **(entry or {})}, f"{path.name}: voice '{voice}'", BadVoices)
-        for voice, entry in (page.get("voices") or {}).items()
-    )
-    return _model(Pool, {**page, "name": path.stem, "voices": voices}, path.name, BadVoices)
+    entries = page.get("voices")
+    if not isinstance(entries, dict) or not entries:
+        raise BadVoices(f"{path.name}: a pool has a key 'voices', and under it a name for each voice")
+    voices = []
+    for voice, entry in entries.items():
+        if not isinstance(entry, dict):
+            raise BadVoices(f"{path.name}: voice '{voice}' needs keys such as engine and language")
+        voices.append(_named(Voice, voice, entry, f"{path.name}: voice '{voice}'", BadVoices))
+    return _named(Pool, path.stem, {**page, "voices": tuple(voices)}, path.name, BadVoices)
 
 
 class _Strict(yaml.SafeLoader):
@@ -68,9 +72,10 @@ class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(key.value)
+            said = str(key.value)
+            if said in seen:
+                raise yaml.constructor.ConstructorError(problem=f"'{said}' is given twice", problem_mark=key.start_mark)
+            seen.add(said)
         return super().construct_mapping(node, deep)
 
 
@@ -81,11 +86,22 @@ def _page(path: Path, error: type[UserError]) -> dict[str, Any]:
         raise error(f"no file {path}") from None
     except (OSError, UnicodeDecodeError) as reason:
         raise error(f"{path}: cannot be read: {reason}") from reason
+    except yaml.MarkedYAMLError as reason:
+        mark = reason.problem_mark or reason.context_mark
+        place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        raise error(f"{place}: {reason.problem or reason.context}") from reason
     except yaml.YAMLError as reason:
-        raise error(f"{path}: not YAML: {' '.join(str(reason).split())}") from reason
+        raise error(f"{path}: not YAML: {reason}") from reason
     if not isinstance(page, dict):
         raise error(f"{path}: expected keys and values")
     return page
+
+
+def _named(kind: type[T], name: Any, entry: dict[str, Any], where: str, error: type[UserError]) -> T:
+    """A model whose name stands in front of its fields, and only there."""
+    if "name" in entry:
+        raise error(f"{where}: no key 'name'; the name stands in front of the entry")
+    return _model(kind, {"name": str(name), **entry}, where, error)
 
 
 def _model(kind: type[T], fields: dict[str, Any], where: str, error: type[UserError]) -> T:
@@ -100,13 +116,13 @@ def _said(kind: type[Model], where: str, fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         known = _fields(kind, fault["loc"][:-1])
         near = get_close_matches(str(fault["loc"][-1]), known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = f"; did you mean '{near[0]}'?" if near else "."
         return f"{where}: no key '{place}'{hint} Known: {', '.join(known)}"
     return f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _fields(kind: type[Model], path: tuple[Any, ...]) -> list[str]:
-    """The keys that may stand at a place of the page."""
+    """The keys that may stand at a place of the page; a name stands in front of them."""
     here: Any = kind
     for part in path:
         fields = getattr(here, "model_fields", None)
@@ -114,4 +130,4 @@ def _fields(kind: type[Model], path: tuple[Any, ...]) -> list[str]:
             continue  # the name of a stage: its model was taken one step before
         here = fields[part].annotation
         here = next((kind for kind in getattr(here, "__args__", ()) if hasattr(kind, "model_fields")), here)
-    return sorted(getattr(here, "model_fields", {}))
+    return sorted(set(getattr(here, "model_fields", {})) - {"name"})

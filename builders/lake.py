@@ -11,7 +11,6 @@ from tarsia.schemas.errors import Corrupt, Exists, NotThere
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import FORMAT, Snapshot, snapshot_path
 
-
 _NUMBERED = re.compile(r"snapshots/(\d{8})\.json")
 
 

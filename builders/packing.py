@@ -3,8 +3,8 @@
 **Draw and close.** Walk the samples in the fair order they come in. Put them into a context while its gap is wide, then
 close it exactly with a pair: one of the next few samples, and a partner of the missing length from the shelves, which
 hold the samples by length. Lengths are small integers and a window holds nearly all of them, so the exact partner is
-almost always there. Best fit decreasing, the usual choice (Krell et al. 2021, Ding et al. 2024), needs 0.1-0.7 % more
-contexts and puts equal lengths, hence one source, together; a walk in a fair order mixes them as chance would.
+almost always there. Best fit decreasing, the usual choice (Krell et al. 2021, Ding et al. 2024), needs up to 0.7 %
+more contexts and puts equal lengths, hence one source, together; a walk in a fair order mixes them as chance would.
 
 Where many samples exceed half a context, no two of those can meet, and walking loses to greed: always the longest that
 fits (the bins of first fit decreasing, one after the other). That is the same code without the walk, so a window is
@@ -105,8 +105,8 @@ def lower_bound(
 def _measure(costs: Int32s, capacity: int, units: Int32s | None, unit_cap: int | None) -> tuple[int, str, Int32s, int]:
     """The bound, what sets it, and in that measure the worth of every sample and of a full context.
 
-    Tokens stay the measure where another bound is hardly higher: in some windows tokens bind, and a gap in one of the
-    others may yet be filled in the next.
+    Tokens set it unless another bound is 0.2 % higher: below that, windows differ in what binds them, and a gap that
+    one window cannot fill may be filled in the next.
     """
     tokens = -(-int(costs.sum(dtype=np.int64)) // capacity)
     measures = {"tokens": (tokens, costs, capacity)}
@@ -114,9 +114,11 @@ def _measure(costs: Int32s, capacity: int, units: Int32s | None, unit_cap: int |
         if sizes is not None and size:
             bound, worth = _dual_bound(sizes, size)
             measures[name] = bound, worth[sizes], int(worth[size])
-    binding = max(measures, key=lambda name: measures[name][0])  # the first of equals
+    binding = max(measures, key=lambda name: measures[name][0])
     bound = measures[binding][0]
-    return bound, binding, *measures[binding if 500 * bound > 501 * tokens else "tokens"][1:]
+    if 500 * bound <= 501 * tokens:
+        binding = "tokens"
+    return bound, binding, *measures[binding][1:]
 
 
 def _dual_bound(sizes: Int32s, capacity: int) -> tuple[int, Int32s]:
@@ -165,10 +167,8 @@ def _place(
     columns = (cost, unit, shelf, _sorted(shelf), weights, back - stock, back, filled, np.full(len(cost), -1))
 
     bound = -(-int(value.sum()) // whole)
-    scarce = int(20 * unit_cap * bound < 21 * int(unit.sum()))  # hardly more units than needed: no spare one is free
-    near = min(
-        8 * int(cost.sum()) // (3 * len(cost)), capacity - 1
-    )  # a pair closes gaps of up to 2.7 mean lengths well
+    scarce = int(20 * unit_cap * bound < 21 * int(unit.sum()))  # the cap is hardly more than what is needed on average
+    near = min(8 * int(cost.sum()) // (3 * len(cost)), capacity - 1)  # pairs close gaps up to 2.7 mean lengths well
     best, fewest = shelf, 2 * len(cost)
     for gap, ahead in (near, AHEAD), (capacity, 0):
         copies = [column.tolist() if pack is _draw_and_close else column.astype(np.int32) for column in columns]
@@ -207,7 +207,11 @@ def _compiled() -> Callable[..., int]:
     except ImportError:
         return _draw_and_close
     register_jitable(_filled_at_or_below)
-    compiled: Callable[..., int] = njit(cache=True)(_draw_and_close)
+    compiled: Callable[..., int]
+    try:
+        compiled = njit(cache=True)(_draw_and_close)
+    except RuntimeError:  # nowhere to keep machine code: compile once a process
+        compiled = njit()(_draw_and_close)
     return compiled
 
 

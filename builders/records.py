@@ -1,12 +1,12 @@
-"""From raw files to slices in draw order: the first half of ingest, where no media is touched.
+"""From raw files to slices in draw order: the first half of ingest, where no media is opened.
 
 Reading finds who the records are; draw order needs to know all of them. So records are scanned into **slices** (Arrow
-files of raw records), identities are settled over the whole corpus, and each slice is sorted by key. A leaf of the trie
-is then a run of rows in every slice. Nothing ever holds a corpus: a slice is bounded, and what the driver keeps is 16
-bytes a record.
+files of raw records), identities are settled over the whole corpus, and each slice is sorted by key, its records
+understood as drafts. A leaf of the trie is then a run of rows in every slice. Nothing ever holds a corpus: a slice is
+bounded, and what the driver keeps is 16 bytes a record.
 
 Identity: a record's own id where it is unique in its corpus; id and record digest where ids collide; the record digest
-where there is none; and an occurrence number where even that repeats. Never a position.
+where there is none; and an occurrence number where even that repeats. Never a position, never a file.
 """
 
 import io
@@ -18,16 +18,18 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from tarsia.builders.corpora import At, Fault, Reader, find
+from tarsia.builders.corpora import At, Fault, Raw, Reader
 from tarsia.builders.storage import Store
 from tarsia.schemas.corpus import Corpus
-from tarsia.schemas.errors import Refused
+from tarsia.schemas.errors import Refused, StorageFault, TarsiaError
 from tarsia.schemas.identity import Draws, canonical, checksum, digest, key_of
 from tarsia.schemas.sample import Draft
 
 MEDIA = ("images", "videos", "audios")
 SLICE_ROWS = 1 << 17  # records of a slice, at most
 SLICE_BYTES = 64 << 20  # of raw records, at most
+BATCH = 256  # rows that are read together: a leaf takes a few hundred of each slice
+FAULT_KEPT = 1 << 16  # bytes of a record that no JSON can hold which are kept to be looked at
 
 SCANNED = pa.schema(
     [
@@ -41,7 +43,7 @@ SCANNED = pa.schema(
         ("end", pa.int64()),
     ]
 )
-SORTED = pa.schema([("key", pa.string()), *SCANNED])
+SORTED = pa.schema([*SCANNED, ("key", pa.string()), ("draft", pa.string())])  # JSON; null where the record is refused
 
 
 def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Table]:
@@ -49,21 +51,45 @@ def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Tab
     rows: list[tuple[Any, ...]] = []
     size = 0
     for file in files:
-        for found in reader.read(source, file):
-            row: tuple[Any, ...]
-            if isinstance(found, Fault):
-                raw = found.raw
-                row = (None, digest(file.encode() + b"\0" + raw)[:32], raw, found.code, found.message)
-            else:
-                raw = canonical(found.record)
-                row = (found.id, digest(raw)[:32], raw, None, None)
-            rows.append((*row, file, found.begin, found.end))
-            size += len(raw)
+        for found in _found(reader, source, file):
+            rows.append((*_row(found), file, found.begin, found.end))
+            size += len(rows[-1][2])
             if len(rows) >= SLICE_ROWS or size >= SLICE_BYTES:
                 yield _table(rows)
                 rows, size = [], 0
     if rows:
         yield _table(rows)
+
+
+def _found(reader: Reader, source: Store, file: str) -> Iterator[Raw | Fault]:
+    """What a reader finds in a file; where the reader trips, the rest of the file is one fault."""
+    end = 0
+    try:
+        for found in reader.read(source, file):
+            end = found.end
+            yield found if isinstance(found, Fault) else _canonical(found, source, file)
+    except (TarsiaError, MemoryError):
+        raise
+    except OSError as error:
+        raise StorageFault(f"cannot read '{file}' in {source.url}: {error}") from error
+    except Exception as error:
+        size = max(end, entry.size if (entry := source.entry(file)) else 0)
+        yield Fault("reader-failed", f"{type(error).__name__}: {error}", b"", end, size)
+
+
+def _canonical(found: Raw, source: Store, file: str) -> Raw | Fault:
+    try:
+        return found._replace(record=canonical(found.record))
+    except TypeError as error:  # nested too deeply, or no JSON at all
+        raw = source.read_range(file, found.begin, min(FAULT_KEPT, found.end - found.begin))
+        return Fault("record-shape", f"{error}", raw, found.begin, found.end)
+
+
+def _row(found: Raw | Fault) -> tuple[Any, ...]:
+    if isinstance(found, Fault):
+        return None, digest(b"fault\0" + found.raw)[:32], found.raw, found.code, found.message
+    own = None if found.id is None else f"{found.id}".replace("\0", "\N{REPLACEMENT CHARACTER}")  # \0 joins identities
+    return own, digest(found.record)[:32], found.record, None, None
 
 
 def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
@@ -84,6 +110,16 @@ class Marks(NamedTuple):
     collided: npt.NDArray[np.bool_]
     occurrence: npt.NDArray[np.uint32]
 
+    def to_bytes(self) -> bytes:
+        """Four bytes a row."""
+        return (self.occurrence * np.uint32(2) + self.collided).astype("<u4").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Marks":
+        """What `to_bytes` gave."""
+        both = np.frombuffer(data, dtype="<u4")
+        return cls(both % 2 == 1, both // 2)
+
 
 def settle(rows: npt.NDArray[np.uint64]) -> Marks:
     """Identities over all rows of a corpus, in reading order (which only numbers records that are equal anyway)."""
@@ -100,18 +136,50 @@ def settle(rows: npt.NDArray[np.uint64]) -> Marks:
     return Marks(collided, occurrence)
 
 
-def sort(table: pa.Table, marks: Marks, corpus: str) -> pa.Table:
-    """A slice in key order, of the schema SORTED; its ids become what samples are called."""
+def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Table:
+    """A slice in key order, its records understood, of the schema SORTED; its ids become what samples are called."""
     keys, names = [], []
-    columns = (table["id"].to_pylist(), table["record"].to_pylist(), marks.collided, marks.occurrence)
-    for own, record, collided, occurrence in zip(*columns, strict=True):
+    identities = (table["id"].to_pylist(), table["record"].to_pylist(), marks.collided, marks.occurrence)
+    for own, record, collided, occurrence in zip(*identities, strict=True):
         parts = [own if own is not None else ""] + [record] * bool(collided or own is None)
         parts += [str(occurrence)] * bool(occurrence)
-        keys.append(key_of(corpus, "\0".join(parts)))
+        keys.append(key_of(corpus.name, "\0".join(parts)))
         short = [part[:12] if part is record else part for part in parts]
         names.append("#".join(short))
-    sorted_ = table.set_column(0, "id", pa.array(names)).add_column(0, "key", pa.array(keys))
-    return sorted_.take(pa.array(np.argsort(np.array(keys, dtype="S32"), kind="stable"))).combine_chunks()
+    order = pa.array(np.argsort(np.array(keys, dtype="S32"), kind="stable"))
+    table = table.set_column(0, "id", pa.array(names, pa.string())).append_column("key", pa.array(keys, pa.string()))
+    table = table.take(order).combine_chunks()
+    rows = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
+    drafts, codes, messages = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
+    fresh = {"code": codes, "message": messages, "draft": drafts}
+    columns = [pa.array(fresh[name], pa.string()) if name in fresh else table[name] for name in SORTED.names]
+    return pa.table(columns, SORTED)
+
+
+def _understood(
+    corpus: Corpus, reader: Reader, key: str, file: str, raw: bytes, code: str | None, message: str | None
+) -> tuple[str | None, str | None, str | None]:
+    """A row's draft as JSON, or the code and message of its refusal."""
+    if code is not None:
+        return None, code, message
+    try:
+        return understand(orjson.loads(raw), At(corpus, file, key), reader).model_dump_json(by_alias=True), None, None
+    except Refused as error:
+        return None, error.code, error.message
+
+
+def understand(record: Any, at: At, reader: Reader) -> Draft:
+    """The draft of a raw record, its media paths below the corpus's root. Raises `Refused`, and nothing else."""
+    try:
+        draft = reader.draft(record, at)
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:  # the reader's mistake or the record's: it is looked at in the quarantine
+        raise Refused("reader-failed", f"{type(error).__name__}: {error}") from error
+    folder = at.corpus.media
+    if not folder:
+        return draft
+    return draft.model_copy(update={name: tuple(f"{folder}/{path}" for path in getattr(draft, name)) for name in MEDIA})
 
 
 def draws(keys: Sequence[str]) -> Draws:
@@ -123,25 +191,24 @@ def to_arrow(table: pa.Table) -> bytes:
     """A slice as an Arrow file, in batches that can be read alone."""
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(table, max_chunksize=1024)
+        writer.write_table(table, max_chunksize=BATCH)
     return sink.getvalue()
 
 
-def rows_of(store: Store, path: str, begin: int, end: int) -> Iterator[dict[str, Any]]:
-    """Some rows of a stored slice, as dicts; only the batches that hold them are read."""
-    with store.open(path) as file, pa.ipc.open_file(file) as reader:
-        for number in range(begin // 1024, -(-end // 1024)):
-            batch = reader.get_batch(number)
-            first = number * 1024
-            yield from batch.slice(max(0, begin - first), min(end, first + 1024) - max(begin, first)).to_pylist()
+def read_slice(store: Store, path: str, columns: Sequence[str] = SORTED.names) -> pa.Table:
+    """A stored slice, or some of its columns."""
+    with store.open(path) as file, pa.ipc.open_file(file, options=_only(columns)) as reader:
+        return reader.read_all()
 
 
-def understand(row: dict[str, Any], corpus: Corpus) -> Draft:
-    """The draft of a row, its media paths below the corpus's root. Raises `Refused`."""
-    if row["code"] is not None:
-        raise Refused(row["code"], row["message"])
-    draft = find(corpus.format).draft(orjson.loads(row["raw"]), At(corpus, row["file"], row["key"]))
-    if not corpus.media:
-        return draft
-    media = {name: tuple(f"{corpus.media}/{path}" for path in getattr(draft, name)) for name in MEDIA}
-    return draft.model_copy(update=media)
+def rows_of(store: Store, path: str, begin: int, end: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some rows of a sorted slice, as dicts; only the batches that hold them are read."""
+    with store.open(path) as file, pa.ipc.open_file(file, options=_only(columns)) as reader:
+        for number in range(begin // BATCH, -(-end // BATCH)):
+            first = number * BATCH
+            low, high = max(begin, first), min(end, first + BATCH)
+            yield from reader.get_batch(number).slice(low - first, high - low).to_pylist()
+
+
+def _only(columns: Sequence[str]) -> pa.ipc.IpcReadOptions:
+    return pa.ipc.IpcReadOptions(included_fields=[SORTED.names.index(name) for name in columns])

@@ -4,20 +4,20 @@ The rules are what VITA's own loader needs and does not check (it asserts deep i
 thing in silence): placeholders equal media, roles alternate from human to gpt, nothing is empty.
 """
 
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tarsia.builders.audio import read_audio
-from tarsia.builders.corpora import At
 from tarsia.builders.images import read_image
 from tarsia.builders.reading.language import language_of
 from tarsia.builders.storage import Store
 from tarsia.builders.video import read_video
+from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.errors import NotThere, Outside, Refused
-from tarsia.schemas.identity import canonical, digest
+from tarsia.schemas.identity import digest
 from tarsia.schemas.sample import (
     AUDIO,
     IMAGE,
-    PLACEHOLDER,
     VIDEO,
     AudioFacts,
     Draft,
@@ -35,20 +35,20 @@ RATE_TTS = 24_000  # Hz, of speech that is learnt to be spoken (VITA-1.5's codec
 Members = list[tuple[str, bytes]]
 
 
-def admit(draft: Draft, at: At, identity: str, source: Store) -> tuple[Sample, Members]:
-    """The sample of a draft and its tar members, JSON included. Raises `Refused`, and nothing else of a record's."""
+def admit(draft: Draft, corpus: Corpus, key: str, identity: str, source: Store) -> tuple[Sample, Members]:
+    """The sample of a draft and its media as tar members. Raises `Refused`, and nothing else of a record's."""
     check_turns(draft)
     members: Members = []
     images = tuple(_image(path, number, source, members) for number, path in enumerate(draft.images))
     videos = tuple(_video(path, number, source, members) for number, path in enumerate(draft.videos))
-    rate = RATE_TTS if at.corpus.kind is Kind.TTS else RATE
+    rate = RATE_TTS if corpus.kind is Kind.TTS else RATE
     audios = tuple(_audio(path, number, rate, source, members) for number, path in enumerate(draft.audios))
     sample = Sample(
-        key=at.key,
-        corpus=at.corpus.name,
+        key=key,
+        corpus=corpus.name,
         id=identity,
-        kind=at.corpus.kind,
-        language=language_of(at.corpus.language, " ".join(turn.text for turn in draft.turns)),
+        kind=corpus.kind,
+        language=language_of(corpus.language, " ".join(turn.text for turn in draft.turns)),
         conversations=draft.turns,
         images=images,
         audios=audios,
@@ -56,13 +56,7 @@ def admit(draft: Draft, at: At, identity: str, source: Store) -> tuple[Sample, M
         boxes=draft.boxes,
         speaker=draft.speaker,
     )
-    members.append(("json", canonical(sample.model_dump(mode="json", by_alias=True))))
     return sample, members
-
-
-def media_paths(draft: Draft) -> tuple[str, ...]:
-    """Everything that must be there for the draft to become a sample."""
-    return draft.images + draft.videos + draft.audios
 
 
 def check_turns(draft: Draft) -> None:
@@ -78,22 +72,25 @@ def check_turns(draft: Draft) -> None:
             raise Refused("answer-empty" if number % 2 else "question-empty", f"turn {number} says nothing")
     if len(turns) % 2:
         raise Refused("roles-order", "the last question has no answer")
-    found = Counter(PLACEHOLDER.findall("\n".join(turn.text for turn in turns)))
     for name, media in ((IMAGE, draft.images), (VIDEO, draft.videos), (AUDIO, draft.audios)):
-        if found[name] != len(media):
-            raise Refused("placeholders", f"{found[name]} {name} in the text, {len(media)} in the record")
+        found = sum(turn.text.count(name) for turn in turns)
+        if found != len(media):
+            raise Refused("placeholders", f"{found} {name} in the text, {len(media)} in the record")
 
 
 def _image(path: str, number: int, source: Store, members: Members) -> ImageFacts:
     data = _load(path, source)
-    extension, width, height = read_image(data, path)
+    with _reading(path):
+        extension, width, height = read_image(data, path)
     name = f"{number}.{extension}"
     members.append((name, data))
     return ImageFacts(member=name, width=width, height=height, digest=digest(data)[:32])
 
 
 def _audio(path: str, number: int, rate: int, source: Store, members: Members) -> AudioFacts:
-    flac, clip = read_audio(_load(path, source), rate=rate, where=path)
+    data = _load(path, source)
+    with _reading(path):
+        flac, clip = read_audio(data, rate=rate, where=path)
     name = f"{number}.flac"
     members.append((name, flac))
     return AudioFacts(
@@ -106,7 +103,9 @@ def _audio(path: str, number: int, rate: int, source: Store, members: Members) -
 
 
 def _video(path: str, number: int, source: Store, members: Members) -> VideoFacts:
-    clip = read_video(_load(path, source), path)
+    data = _load(path, source)
+    with _reading(path):
+        clip = read_video(data, path)
     frames = []
     for position, seconds, jpeg in clip.frames:
         name = f"{number}.f{position:06d}.jpg"
@@ -122,3 +121,14 @@ def _load(path: str, source: Store) -> bytes:
         raise Refused("media-outside", str(error)) from error
     except NotThere as error:
         raise Refused("media-missing", f"no '{path}'") from error
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Broken media lead decoders to raise what they please: each of it refuses one record and stops nothing."""
+    try:
+        yield
+    except (Refused, MemoryError, AssertionError):
+        raise
+    except Exception as error:
+        raise Refused("media-unreadable", f"{path}: {type(error).__name__}: {error}") from error

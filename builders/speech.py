@@ -64,7 +64,9 @@ def plain(text: str) -> str:
 def spoken_form(text: str) -> str:
     """What the voice is given: the question on one line, a stop between lines, no quotation marks or brackets."""
     lines = [_UNSAID.sub(" ", line).strip() for line in plain(text).splitlines()]
-    full = [line if line.endswith(_STOPS) else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line]
+    full = [
+        line if line.endswith(_STOPS) else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line
+    ]
     return _LOOSE.sub("", " ".join(" ".join([*full, lines[-1]]).split()))
 
 

@@ -34,6 +34,7 @@ from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault
 _SPOOL = ".spool"
 _BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
 _FOLDERS = 4096  # whose links are remembered
+_WRITING = ("write", "create")
 _PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer
 
 
@@ -93,7 +94,7 @@ def match(store: Store, pattern: str) -> list[Entry]:
     parts = PurePosixPath(pattern).parts
     fixed = list(takewhile(lambda part: not _is_glob(part), parts))
     if len(fixed) == len(parts):
-        found = store.entry(pattern)
+        found = store.entry("/".join(parts))
         return [found] if found else []
     return [entry for entry in store.list("/".join(fixed)) if _matches(PurePosixPath(entry.path).parts, parts)]
 
@@ -134,7 +135,8 @@ class _Folder:
                 self._folders.clear()
             known = self._folders[folder] = self._inside(folder, path)
         full = f"{known}/{name}"
-        return self._inside(path, path) if name in ("", ".", "..") or os.path.islink(full) else full
+        leads_on = name in ("", ".", "..") or os.path.islink(full)  # noqa: PTH114 - pathlib costs more
+        return self._inside(path, path) if leads_on else full
 
     def _inside(self, path: str, asked: str) -> str:
         full = os.path.realpath(f"{self.root}/{path}")
@@ -148,7 +150,7 @@ class _Folder:
         try:
             yield full
         except OSError as error:
-            if error.errno in _NOWHERE:
+            if error.errno in _NOWHERE and what not in _WRITING:
                 raise NotThere(f"no {path!r} in {self.root}") from error
             raise StorageFault(f"cannot {what} {path!r} in {self.root}: {error.strerror}") from error
 
@@ -239,7 +241,7 @@ def _spooled(folder: Path) -> BinaryIO:
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     while True:
-        file = Path(folder, uuid4().hex).open("xb+", _BUFFER)
+        file = Path(folder, uuid4().hex).open("xb+", _BUFFER)  # noqa: SIM115 - the caller closes it
         with suppress(OSError):  # a file system without locks is never swept
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.path.exists(file.name):  # noqa: PTH110 - else somebody swept between the two calls
@@ -249,7 +251,7 @@ def _spooled(folder: Path) -> BinaryIO:
 
 @lru_cache(maxsize=16)
 def _sweep(folder: Path) -> None:
-    """Removes the files that nobody holds: their processes were killed. Once a process, before it has any of its own."""
+    """Removes the files that nobody holds: their processes were killed. Once a process, before it has its own."""
     for left in folder.iterdir():
         with suppress(OSError), left.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -290,11 +292,11 @@ class _Bucket:
         full = self._path(path)
         try:
             yield full
-        except (NotFoundError, FileNotFoundError) as error:
-            raise NotThere(f"no {path!r} in {self.url}") from error
         except AlreadyExistsError as error:
             raise Exists(path) from error
         except (BaseError, OSError, ValueError) as error:
+            if isinstance(error, NotFoundError | FileNotFoundError) and what not in _WRITING:
+                raise NotThere(f"no {path!r} in {self.url}") from error
             raise StorageFault(f"cannot {what} {path!r} in {self.url}: {_first_line(error)}") from error
 
     def read(self, path: str) -> bytes:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens
-from tarsia.manifests.select import Rows, divide, heard, positions, take, walk
+from tarsia.manifests.select import Rows, divide, heard, take, walk
 from tarsia.schemas.errors import Pending
 from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState, SpeechState
@@ -21,6 +21,7 @@ from tarsia.schemas.manifest import Ask
 from tarsia.schemas.recipe import Recipe, Stage
 
 Bools = npt.NDArray[np.bool_]
+Int32s = npt.NDArray[np.int32]
 
 
 class Corpus(NamedTuple):
@@ -28,11 +29,11 @@ class Corpus(NamedTuple):
 
     state: CorpusState
     index: pa.Table
-    shard: npt.NDArray[np.int32]
+    shard: Int32s
     costs: pa.Table
     speech_state: SpeechState | None
     speech: pa.Table | None
-    speech_shard: npt.NDArray[np.int32]
+    speech_shard: Int32s
 
     @property
     def draws(self) -> Draws:
@@ -40,9 +41,9 @@ class Corpus(NamedTuple):
         return cast(Draws, column(self.index, "draw"))
 
     @property
-    def questions(self) -> npt.NDArray[np.int32]:
+    def questions(self) -> Int32s:
         """Human turns of each sample."""
-        return cast(npt.NDArray[np.int32], column(self.index, "questions"))
+        return cast(Int32s, column(self.index, "questions"))
 
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
@@ -85,9 +86,8 @@ class Selected(NamedTuple):
     corpus: Corpus
     ask: Ask
     rows: Rows
-    position: npt.NDArray[np.float64]
-    tokens: Rows
-    audio: Rows
+    tokens: Int32s
+    audio: Int32s  # tokens
     seconds: npt.NDArray[np.float64]
     hearing: "Hearing"
 
@@ -102,9 +102,8 @@ def decide(corpus: Corpus, ask: Ask, rows: Rows, *, pending_as_text: bool) -> Se
         corpus,
         ask,
         rows,
-        positions(len(rows)),
-        written + audio + hearing.tokens,
-        audio + hearing.audio,
+        (written + audio + hearing.tokens).astype(np.int32),
+        (audio + hearing.audio).astype(np.int32),
         column(costs, "seconds") + hearing.samples16 / 16_000,
         hearing,
     )
@@ -132,8 +131,8 @@ class Questions(NamedTuple):
     """All questions of a corpus, flat: question `turn` of row `row` is at `first[row] + turn`."""
 
     first: Rows
-    read: npt.NDArray[np.int32]
-    heard: npt.NDArray[np.int32]
+    read: Int32s
+    heard: Int32s
     speakable: Bools
     samples16: Rows  # of an accepted clip, else -1
     refused: Bools
@@ -192,9 +191,11 @@ class Hearing(NamedTuple):
 
 
 def _silence(rows: Rows) -> Hearing:
-    """Nothing is heard."""
-    none = np.zeros(len(rows), np.int64)
-    return Hearing(_grouped(none, none[:0]), none, none, none, none, none, none, none - 1)
+    """Nothing is heard; the zeros are one zero, said many times."""
+    none = np.broadcast_to(np.int64(0), len(rows))
+    return Hearing(
+        _grouped(none, none[:0]), none, none, none, none, none, none, np.broadcast_to(np.int64(-1), len(rows))
+    )
 
 
 def _hearing(corpus: Corpus, ask: Ask, rows: Rows, *, pending_as_text: bool) -> Hearing:

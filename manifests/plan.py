@@ -15,7 +15,7 @@ import xxhash
 
 from tarsia.builders.packing import fill
 from tarsia.builders.tables import rows_digest
-from tarsia.manifests.decide import Bools, Corpus, Selected, choose, column, decide, picked, questions_of
+from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, picked, questions_of
 from tarsia.manifests.select import Rows, positions
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Ask, Count
 from tarsia.schemas.recipe import Recipe, Stage
@@ -28,6 +28,8 @@ INDEX_COLUMNS = (
 )  # fmt: skip
 SPEECH_COLUMNS = ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum")
 PROMPTS = ("text", "image", "video")
+
+Floats = npt.NDArray[np.float64]
 
 
 class Planned(NamedTuple):
@@ -60,9 +62,10 @@ def plan(
         for corpus, ask, rows in choose(recipe, stage, corpora)
     ]
     everyone, tars = _everyone(selected)
-    order = _stage_order(selected)
+    position = np.concatenate([np.empty(0), *(positions(len(one.rows)) for one in selected)])
+    order = _stage_order(selected, position)
     rooms = _rooms(everyone, stage, recipe.context.tokens, prompts)
-    filled = _fill(column(everyone, "tokens"), selected, order, rooms, _seed(recipe, name))
+    filled = _fill(column(everyone, "tokens"), position, order, rooms, _seed(recipe, name))
     shards, samples = _used(tars, _placed(everyone, filled))
     return Planned(
         asks=tuple(one.ask for one in selected),
@@ -97,11 +100,11 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
             **{name: index[name] for name in ("offset", "length", "checksum")},
             "corpus": _same(one.ask.corpus, len(one.rows)),
             "kind": _same(one.ask.kind.value, len(one.rows)),
-            "tokens": pa.array(one.tokens.astype(np.int32)),
+            "tokens": pa.array(one.tokens),
             "seconds": pa.array(one.seconds),
             "tiles": costs["tiles"],
             "frames": costs["frames"],
-            "audio_tokens": pa.array(one.audio.astype(np.int32)),
+            "audio_tokens": pa.array(one.audio),
             "spoken": one.hearing.spoken,
             "shard": pa.array(corpus.shard[one.rows] + np.int32(len(tars))),
         }
@@ -118,20 +121,26 @@ def _same(name: str, count: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([name]))
 
 
-def _speech_columns(one: Selected, first: int) -> dict[str, pa.Array]:
+def _speech_columns(one: Selected, first: int) -> dict[str, Any]:
     """Where the speech of each sample lies, null without; `first` is the number of the corpus's first sidecar."""
     rows, names = one.hearing.sidecar, ("shard", "offset", "length", "checksum")
     if one.corpus.speech is None or (rows < 0).all():
-        return {f"speech_{name}": pa.nulls(len(rows), SAMPLES.field(f"speech_{name}").type) for name in names}
+        return {f"speech_{name}": _nulls(len(rows), SAMPLES.field(f"speech_{name}").type) for name in names}
     where = pa.array(rows, mask=rows < 0)
     numbers = pa.array(one.corpus.speech_shard + np.int32(first))
     lying = {name: one.corpus.speech[name].combine_chunks() for name in names[1:]}
     return {f"speech_{name}": values.take(where) for name, values in {"shard": numbers, **lying}.items()}
 
 
-def _stage_order(selected: Sequence[Selected]) -> Rows:
+def _nulls(count: int, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column of nulls that is one small chunk, many times."""
+    some = pa.nulls(min(count, 1 << 16), kind)
+    whole, rest = divmod(count, max(1, len(some)))
+    return pa.chunked_array([*[some] * whole, some[:rest]], kind)
+
+
+def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
     """All selected samples by their position in the stage; those at one position by draw."""
-    position = np.concatenate([np.empty(0), *(one.position for one in selected)])
     draws = np.concatenate([np.empty(0, np.uint64), *(one.corpus.draws[one.rows] for one in selected)])
     return np.lexsort((draws, position))
 
@@ -174,14 +183,11 @@ class _Filled(NamedTuple):
     fullness: float
 
 
-def _fill(
-    tokens: npt.NDArray[np.int32], selected: Sequence[Selected], order: Rows, rooms: _Rooms, seed: int
-) -> _Filled:
+def _fill(tokens: Int32s, position: Floats, order: Rows, rooms: _Rooms, seed: int) -> _Filled:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
     packing = fill(tokens[together], rooms.capacity, seed=seed)
     packs = len(packing.starts) - 1
-    position = np.concatenate([np.empty(0), *(one.position for one in selected)])
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
     rows = np.concatenate([together[packing.members], alone])
     first = np.concatenate([packing.starts[:-1], len(together) + np.arange(len(alone))])[sequence]
@@ -207,7 +213,11 @@ def _placed(everyone: pa.Table, filled: _Filled) -> pa.Table:
 def _gathered(table: pa.Table, rows: Rows) -> pa.Table:
     """Rows of a table, one column after the other, so that only one is ever held twice."""
     where = pa.array(rows)
-    return pa.table([values.combine_chunks().take(where) for values in table.columns], table.schema)
+    columns = [
+        _nulls(len(rows), values.type) if values.null_count == len(values) else values.combine_chunks().take(where)
+        for values in table.columns
+    ]
+    return pa.table(columns, table.schema)
 
 
 def _used(tars: Sequence[Stored], samples: pa.Table) -> tuple[tuple[Stored, ...], pa.Table]:

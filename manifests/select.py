@@ -61,8 +61,8 @@ class Walk(NamedTuple):
 def walk(rows: Rows, draws: Draws, questions: npt.NDArray[np.int32]) -> Walk:
     """All questions of the selected rows, in the order in which they are asked to be spoken.
 
-    The order is a draw of its own, the same for every stage, so the questions that a small stage hears are among those
-    that a larger one hears.
+    The order is a draw of its own, the same for every stage: a small stage walks the questions of a larger one with
+    gaps, so that what one had spoken mostly serves the other.
     """
     counts = questions[rows].astype(np.int64)
     of = np.repeat(rows, counts)

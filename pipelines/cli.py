@@ -227,11 +227,12 @@ def demo(
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """The whole story on the corpora that the repository ships: ingest, speak, plan, pack, audit, stream."""
     from tarsia.pipelines.demo import demo as run
 
-    run(lake, examples, workers=workers, ray=ray, quiet=quiet)
+    run(lake, examples, workers=workers, ray=ray, quiet=quiet, as_json=as_json)
 
 
 def _print(as_json: bool, fields: Any, text: Any) -> None:

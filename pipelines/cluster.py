@@ -5,6 +5,8 @@ whose worker dies is run again, which is harmless because records are created on
 """
 
 import logging
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,17 +22,21 @@ class Cluster:
             import ray
         except ImportError as error:
             raise MissingExtra("ray", "ray") from error
+        os.environ.setdefault(
+            "RAY_IGNORE_UNHANDLED_ERRORS", "1"
+        )  # the first error is raised; more of the same are noise
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
             try:
+                _knock(address)
                 ray.init(
                     address=None if address == "local" else address,
                     include_dashboard=False if address == "local" else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-            except ConnectionError as error:
+            except OSError as error:
                 raise StorageFault(f"no Ray cluster at '{address}': {error}") from error
         self._call = ray.remote(max_retries=3)(work)
 
@@ -58,3 +64,10 @@ class Cluster:
             raise
         except ray.exceptions.RayError as error:
             raise TarsiaError(f"Ray gave up: {error}; nothing finished is lost: run the same command again") from error
+
+
+def _knock(address: str) -> None:
+    """Raises `OSError` when nobody listens there; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -2,7 +2,7 @@
 
     scan   some raw files   ->  slices of raw records, and who they are
     settle                      identities over the whole corpus (here, 16 bytes a record)
-    sort   a slice          ->  the slice in key order, with a stamp of every record and its media
+    sort   a slice          ->  the slice in key order, understood, with a stamp of every record and its media
     build  a leaf           ->  tar, index and text of the leaf; refusals with reasons
     publish                     quarantine, then the next snapshot, last
 
@@ -13,40 +13,30 @@ plan minus what is recorded. A corpus whose files have not changed since the new
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import merge
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tarsia.builders.corpora import At, find
+from tarsia.builders.corpora import find
 from tarsia.builders.lake import Lake
-from tarsia.builders.records import (
-    SCANNED,
-    SORTED,
-    Marks,
-    draws,
-    rows_of,
-    scan,
-    settle,
-    sort,
-    to_arrow,
-    understand,
-    who,
-)
-from tarsia.builders.samples import admit, media_paths
-from tarsia.builders.shards import TarWriter, publish
+from tarsia.builders.records import Marks, draws, read_slice, rows_of, scan, settle, sort, to_arrow, who
+from tarsia.builders.samples import admit
+from tarsia.builders.shards import Range, TarWriter, publish
 from tarsia.builders.storage import Entry, Store, match, open_store
 from tarsia.builders.tables import put_table
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.corpus import Catalog, Corpus
-from tarsia.schemas.errors import BadCatalog, Corrupt, Outside, Refused
-from tarsia.schemas.identity import checksum, digest, digest_of, draw_of
+from tarsia.schemas.errors import BadCatalog, Corrupt, Outside, Refused, UnknownName
+from tarsia.schemas.identity import canonical, checksum, digest, digest_of, draw_of
 from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, Snapshot
 from tarsia.schemas.model import Model
-from tarsia.schemas.sample import Sample
+from tarsia.schemas.sample import Draft, Sample
 from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
 
 SCAN_BYTES = 64 << 20  # of raw files that one task scans, at least
@@ -75,31 +65,31 @@ def ingest(
     `reread` looks at every record and its media again, even where no annotation file changed.
     """
     newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
-    plans, done = [], []
-    for corpus in chosen(catalog, only):
-        files, source = survey(corpus)
+    plans, kept = [], []
+    corpora = chosen(catalog, only)
+    for corpus in corpora:
+        files, source = survey(corpus, lake)
         before = newest.corpus(corpus.name)
         if before and before.source == source and not reread:
-            done.append(_report(before, 0, unchanged=True))
+            kept.append(before.model_copy(update={"corpus": corpus}))  # its licence, tags or root may be told anew
         else:
             plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+    for plan in plans if reread else ():
+        _clear(lake, f"{plan.work}/sort")
     _scan(plans, lake, pool, quiet)
     _sort(plans, lake, pool, quiet)
-    states = _build(plans, lake, pool, quiet)
-    if states:
-        lake.publish(lambda snapshot: _with(snapshot, [state for state, _ in states]))
-    for plan in plans:
-        for entry in lake.store.list(plan.work):
-            lake.store.delete(entry.path)
-    order = [corpus.name for corpus in catalog.corpora]
-    reports = done + [_report(state, written, unchanged=False) for state, written in states]
+    built = _build(plans, lake, pool, quiet)
+    lake.publish(lambda snapshot: _with(snapshot, [*kept, *(state for state, _ in built)]))
+    for corpus in corpora:
+        _clear(lake, f"work/{corpus.name}")
+    reports = [_report(state, 0, unchanged=True) for state in kept]
+    reports += [_report(state, written, unchanged=False) for state, written in built]
+    order = [corpus.name for corpus in corpora]
     return sorted(reports, key=lambda report: order.index(report.corpus))
 
 
 def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
     """The corpora of the catalog, or those named."""
-    from tarsia.schemas.errors import UnknownName
-
     known = {corpus.name: corpus for corpus in catalog.corpora}
     for name in only:
         if name not in known:
@@ -107,21 +97,28 @@ def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
     return [corpus for name, corpus in known.items() if not only or name in only]
 
 
-def survey(corpus: Corpus) -> tuple[list[Entry], str]:
+def survey(corpus: Corpus, lake: Lake) -> tuple[list[Entry], str]:
     """The raw files of a corpus, and a digest that changes when they or the entry in the catalog do."""
-    reader = find(corpus.format, f"corpus '{corpus.name}'")
-    store = open_store(corpus.root)
+    where = f"corpus '{corpus.name}'"
+    reader, store = find(corpus.format, where), open_store(corpus.root)
+    if lake.url == store.url:
+        raise BadCatalog(f"{where}: its root is the lake itself, {lake.url}")
     patterns = corpus.files or reader.FILES
     files = {entry.path: entry for pattern in patterns for entry in match(store, pattern)}
-    if not files:
-        raise BadCatalog(f"corpus '{corpus.name}': no file {' or '.join(patterns)} below {corpus.root}")
-    ordered = [files[path] for path in sorted(files)]
-    return ordered, digest_of([_identity(corpus), [list(entry) for entry in ordered]])
+    ordered = [files[path] for path in sorted(files) if not f"{store.url}/{path}".startswith(f"{lake.url}/")]
+    if not ordered:
+        raise BadCatalog(f"{where}: no file {' or '.join(patterns)} below {corpus.root}")
+    try:
+        what = corpus.model_dump(mode="json", exclude={"root", "licence", "tags"})
+        return ordered, digest_of([FORMAT, ORDER, what, [list(entry) for entry in ordered]])
+    except TypeError as error:
+        raise BadCatalog(f"{where}: a file below {corpus.root} has a name that is not UTF-8") from error
 
 
-def _identity(corpus: Corpus) -> Any:
-    """What of a catalog entry the built bytes depend on."""
-    return [FORMAT, ORDER, corpus.model_dump(mode="json", exclude={"root", "licence", "tags"})]
+def _clear(lake: Lake, folder: str) -> None:
+    """Removes all below a folder, records first: what is recorded must be there."""
+    for entry in sorted(lake.store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
+        lake.store.delete(entry.path)
 
 
 @dataclass
@@ -132,10 +129,9 @@ class _Plan:
     source: str
     files: list[Entry]
     work: str
-    slices: list[str] = None  # type: ignore[assignment]
-    marks: list[Marks] = None  # type: ignore[assignment]
-    identities: dict[str, int] = None  # type: ignore[assignment]
-    sorted: list[dict[str, Any]] = None  # type: ignore[assignment]
+    slices: list[str] = field(default_factory=list)  # paths, without their endings
+    identities: dict[str, int] = field(default_factory=dict)
+    sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave
 
 
 # --- scan -----------------------------------------------------------------------------------------------------------
@@ -182,13 +178,12 @@ def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
             "repeated": int((marks.occurrence > 0).sum()),
         }
         plan.identities = {name: count for name, count in counts.items() if count}
-        ends = np.cumsum([len(part) // 2 for part in rows])[:-1]
-        plan.marks = [
-            Marks(collided, occurrence)
-            for collided, occurrence in zip(
-                np.split(marks.collided, ends), np.split(marks.occurrence, ends), strict=True
-            )
-        ]
+        begin = 0
+        for path, part in zip(plan.slices, rows, strict=True):
+            end = begin + len(part) // 2
+            mine = Marks(marks.collided[begin:end], marks.occurrence[begin:end])
+            lake.store.replace(f"{path}.marks", mine.to_bytes())
+            begin = end
 
 
 def _groups(files: Sequence[Entry]) -> list[tuple[str, ...]]:
@@ -210,46 +205,51 @@ def _groups(files: Sequence[Entry]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Sort:
-    """Puts one slice in key order and looks at the media of its records."""
+    """Puts one slice in key order, understands its records, and looks which versions of their media are there."""
 
     lake: str
     corpus: Corpus
     slice: str
-    marks: bytes
     record: str
 
     def run(self) -> Any:
         """Where the sorted slice lies, how many rows it has, where its origins are."""
         store, source = open_store(self.lake), open_store(self.corpus.root)
         with store.open(f"{self.slice}.arrow") as file, pa.ipc.open_file(file) as reader:
-            scanned = reader.read_all().cast(SCANNED)
-        both = np.frombuffer(self.marks, dtype=np.uint32).reshape(2, -1)
-        table = sort(scanned, Marks(both[0].astype(np.bool_), both[1]), self.corpus.name).cast(SORTED)
+            scanned = reader.read_all()
+        marks = Marks.from_bytes(store.read(f"{self.slice}.marks"))
+        table = sort(scanned, marks, self.corpus, find(self.corpus.format))
         path = self.record.removesuffix(".json")
         store.replace(f"{path}.arrow", to_arrow(table))
-        stamps = np.array([self._stamp(row, source) for row in table.to_pylist()], dtype=np.uint64)
+        rows = zip(
+            *(table[name].to_pylist() for name in ("key", "record", "id", "draft", "code", "message")), strict=True
+        )
+        stamps = np.array([checksum(canonical([row, _versions(row[3], source)])) for row in rows], dtype=np.uint64)
         store.replace(f"{path}.stamps", np.array([draws(table["key"].to_pylist()), stamps], dtype=np.uint64).tobytes())
         origins = put_table(store, f"origins/{self.corpus.name}/part", table.select(ORIGINS.names).cast(ORIGINS))
         return {"path": path, "rows": len(table), "origins": origins.model_dump(mode="json")}
 
-    def _stamp(self, row: dict[str, Any], source: Store) -> int:
-        """A hash of the record and of the version of every medium it needs."""
-        versions: list[Any] = []
-        try:
-            for path in media_paths(understand(row, self.corpus)):
-                entry = source.entry(path)
-                versions.append(entry.version if entry else "missing")
-        except (Refused, Outside) as error:
-            versions.append(str(error))
-        return checksum(f"{row['key']} {row['record']} {row['id']} {row['code']} {versions}".encode())
+
+def _versions(draft: str | None, source: Store) -> list[str]:
+    """The version of every medium that a draft names."""
+    media = orjson.loads(draft) if draft else {"images": (), "videos": (), "audios": ()}
+    return [_version(path, source) for name in ("images", "videos", "audios") for path in media[name]]
+
+
+def _version(path: str, source: Store) -> str:
+    try:
+        entry = source.entry(path)
+    except Outside:
+        return "outside"
+    return entry.version if entry else "missing"
 
 
 def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
-    tasks = []
-    for plan in plans:
-        for number, (path, marks) in enumerate(zip(plan.slices, plan.marks, strict=True)):
-            both = np.array([marks.collided, marks.occurrence], dtype=np.uint32).tobytes()
-            tasks.append(Sort(lake.url, plan.corpus, path, both, f"{plan.work}/sort/{number:05d}.json"))
+    tasks = [
+        Sort(lake.url, plan.corpus, path, f"{plan.work}/sort/{number:05d}.json")
+        for plan in plans
+        for number, path in enumerate(plan.slices)
+    ]
     results = iter(finish(tasks, pool, Progress("sort", "slices", quiet=quiet)))
     for plan in plans:
         plan.sorted = [next(results) for _ in plan.slices]
@@ -277,14 +277,14 @@ class Build:
             tar = TarWriter(file)
             for row in self._rows(store):
                 try:
-                    at = At(self.corpus, row["file"], row["key"])
-                    sample, members = admit(understand(row, self.corpus), at, row["id"], source)
+                    sample, media = admit(_drafted(row), self.corpus, row["key"], row["id"], source)
                 except Refused as error:
                     refused.append((row["key"], error.code, error.message))
                     continue
-                index.append(index_row(sample, row["record"], tar.add(sample.key, members)))
-                turns = [turn.model_dump(by_alias=True) for turn in sample.conversations]
-                text.append({"key": sample.key, "conversations": turns})
+                fields = sample.model_dump(mode="json", by_alias=True)
+                where = tar.add(sample.key, [*media, ("json", canonical(fields))])
+                index.append(index_row(sample, fields, row["record"], where))
+                text.append({"key": sample.key, "conversations": fields["conversations"]})
             objects: tuple[Stored, ...] = ()
             if index:
                 tables = (
@@ -298,25 +298,23 @@ class Build:
         return {"shard": shard.model_dump(mode="json"), "refused": refused}
 
     def _rows(self, store: Store) -> Iterator[dict[str, Any]]:
-        return merge(*(rows_of(store, *part) for part in self.parts), key=lambda row: str(row["key"]))
+        columns = ("key", "id", "record", "code", "message", "draft")
+        return merge(*(rows_of(store, *part, columns) for part in self.parts), key=lambda row: str(row["key"]))
 
 
-def index_row(sample: Sample, record: str, where: Any) -> dict[str, Any]:
-    """The row of INDEX that says what a sample is and where it lies."""
-    facts = sample.model_dump(mode="json", include={"key", "corpus", "id", "kind", "language"})
-    media = sample.model_dump(mode="json", include={"images", "audios", "videos"})
-    return {
-        **facts,
-        **media,
-        "draw": draw_of(sample.key),
-        "record": record,
-        "modality": sample.modality,
-        "questions": sample.questions,
-        "offset": where.offset,
-        "length": where.length,
-        "checksum": where.checksum,
-        "members": [member._asdict() for member in where.members],
-    }
+def _drafted(row: dict[str, Any]) -> Draft:
+    if row["draft"] is None:
+        raise Refused(row["code"], row["message"])
+    return Draft.model_validate_json(row["draft"])
+
+
+def index_row(sample: Sample, fields: dict[str, Any], record: str, where: Range) -> dict[str, Any]:
+    """The row of INDEX that says what a sample is (`fields` are its JSON) and where it lies."""
+    row = {name: fields[name] for name in ("key", "corpus", "id", "kind", "language", "images", "audios", "videos")}
+    row |= where._asdict()
+    row["members"] = [member._asdict() for member in where.members]
+    row |= {"draw": draw_of(sample.key), "record": record, "modality": sample.modality, "questions": sample.questions}
+    return row
 
 
 def _build(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> list[tuple[CorpusState, int]]:
@@ -351,9 +349,8 @@ def _leaf_tasks(plan: _Plan, lake: Lake) -> Iterator[Build]:
             end = int(np.searchsorted(half[0], high, side="right"))
             if begin < end:
                 parts.append((f"{part['path']}.arrow", begin, end))
-        inputs = digest_of(
-            [_identity(plan.corpus), leaf.name, digest(np.sort(stamps[leaf.begin : leaf.end]).tobytes())]
-        )
+        what = plan.corpus.model_dump(mode="json", include={"name", "kind", "language"})  # stamps hold all else
+        inputs = digest_of([FORMAT, ORDER, what, leaf.name, digest(np.sort(stamps[leaf.begin : leaf.end]).tobytes())])
         record = f"commits/corpora/{plan.corpus.name}/{leaf.name}-{inputs[:16]}.json"
         yield Build(lake.url, plan.corpus, leaf.name, tuple(parts), record)
 
@@ -381,16 +378,22 @@ def _state(plan: _Plan, results: list[Any], lake: Lake) -> CorpusState:
 
 def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) -> Stored:
     """Every refusal as a row: the reason, the place, and the raw record where it is not too large."""
-    rows = []
+    keys, parts = pa.array(list(refused), pa.string()), []
     for part in plan.sorted:
-        for row in rows_of(lake.store, f"{part['path']}.arrow", 0, part["rows"]):
-            if row["key"] in refused:
-                code, message = refused[row["key"]]
-                raw = row["raw"] if len(row["raw"]) <= RAW_KEPT else None
-                rows.append({**{name: row[name] for name in ("key", "id", "file", "begin", "end")}, "raw": raw})
-                rows[-1] |= {"code": code, "message": message}
-    rows.sort(key=lambda row: str(row["key"]))
-    return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", pa.Table.from_pylist(rows, QUARANTINE))
+        slice_ = read_slice(lake.store, f"{part['path']}.arrow", ("key", "id", "file", "begin", "end", "raw"))
+        parts.append(slice_.filter(pc.is_in(slice_["key"], value_set=keys)))
+    table = pa.concat_tables(parts, promote_options="permissive").sort_by("key")
+    reasons = [refused[key] for key in table["key"].to_pylist()]
+    large = pc.greater(pc.binary_length(table["raw"]), RAW_KEPT)
+    columns = {
+        **{name: table[name] for name in ("key", "id", "begin", "end")},
+        "file": table["file"].cast(pa.string()),
+        "raw": pc.if_else(large, pa.scalar(None, pa.binary()), table["raw"]),
+        "code": pa.array([code for code, _ in reasons], pa.string()),
+        "message": pa.array([message for _, message in reasons], pa.string()),
+    }
+    rows = pa.table([columns[name] for name in QUARANTINE.names], QUARANTINE)
+    return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", rows)
 
 
 def _with(snapshot: Snapshot, states: list[CorpusState]) -> Snapshot:

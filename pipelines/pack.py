@@ -23,11 +23,13 @@ from tarsia.builders.tables import get_table
 from tarsia.manifests.stream import Context, Stream, Streamed, manifest_digest
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
+from tarsia.schemas.errors import Drift
 from tarsia.schemas.identity import canonical, digest_of
 from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.manifest import Manifest, Packed, stage_path
 
 SHARD_BYTES = 256 << 20
+FACTS = ("context", "slot", "key", "tokens", "spoken", "checksum", "speech_checksum")  # all that a tar depends on
 
 PLACES = pa.schema(
     [
@@ -47,6 +49,7 @@ class PackShard:
 
     lake: str
     stage: str
+    manifest: str  # its digest
     number: int
     first: int
     last: int
@@ -56,6 +59,8 @@ class PackShard:
         """The packed shard."""
         store = open_store(self.lake)
         stream = Stream(self.lake, self.stage)
+        if manifest_digest(stream.manifest) != self.manifest:
+            raise Drift(f"{self.lake}: stage {self.stage} was planned anew while it was packed; pack it again")
         rows = []
         with store.spool() as file:
             tar = TarWriter(file)
@@ -115,7 +120,9 @@ def _as_met(streamed: Streamed) -> list[dict[str, str]]:
     return turns
 
 
-def pack(lake: Lake, stages: Sequence[str], pool: Pool, *, shard_bytes: int = SHARD_BYTES, quiet: bool = False) -> Any:
+def pack(
+    lake: Lake, stages: Sequence[str], pool: Pool, *, shard_bytes: int = SHARD_BYTES, quiet: bool = False
+) -> dict[str, list[Packed]]:
     """Writes the shards of the stages (`model/stage`) and a listing of each, last. Tars that stand are kept."""
     streams = [Stream(lake.url, stage) for stage in stages]
     tasks: list[PackShard] = []
@@ -139,22 +146,18 @@ def pack(lake: Lake, stages: Sequence[str], pool: Pool, *, shard_bytes: int = SH
 
 def _tasks(lake: Lake, stage: str, manifest: Manifest, shard_bytes: int) -> Iterator[PackShard]:
     """Runs of contexts whose samples come to about `shard_bytes`; a record is named by all that its tar depends on."""
-    contexts = get_table(lake.store, manifest.tables["contexts"], ["first", "samples"])
-    samples = get_table(lake.store, manifest.tables["samples"])
+    contexts = get_table(lake.store, manifest.tables["contexts"], ("first", "samples"))
+    samples = get_table(lake.store, manifest.tables["samples"], ("length", "speech_length", *FACTS))
     sizes = samples["length"].to_numpy() + samples["speech_length"].fill_null(0).to_numpy()
     firsts = contexts["first"].to_numpy()
     weights = np.add.reduceat(sizes, firsts) if len(firsts) else np.zeros(0, np.int64)
-    begin, size, number = 0, 0, 0
+    begin, size, number, identity = 0, 0, 0, manifest_digest(manifest)
     for context, weight in enumerate([*weights.tolist(), shard_bytes]):
         if context > begin and (size + weight > shard_bytes or context == len(weights)):
             rows = samples.slice(int(firsts[begin]), int(contexts["samples"][begin:context].to_numpy().sum()))
-            inputs = digest_of([FORMAT, begin, context, manifest.prompts, _facts(rows)])[:16]
+            inputs = digest_of([FORMAT, begin, context, manifest.prompts, rows.select(FACTS).to_pylist()])[:16]
             folder = f"commits/pack/{stage}"
-            yield PackShard(lake.url, stage, number, begin, context, f"{folder}/{number:08d}-{inputs}.json")
+            record = f"{folder}/{number:08d}-{inputs}.json"
+            yield PackShard(lake.url, stage, identity, number, begin, context, record)
             begin, size, number = context, 0, number + 1
         size += weight
-
-
-def _facts(rows: pa.Table) -> Any:
-    columns = ("context", "slot", "key", "tokens", "spoken", "checksum", "speech_checksum")
-    return rows.select(columns).to_pylist()

@@ -4,7 +4,7 @@ Costs are counted shard by shard, in parallel, and kept under `costs/` by the di
 second plan counts only what is new. The tables of a manifest are stored first, the manifest last.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table, get_tables, put_table
 from tarsia.builders.tokens import tokenizer
 from tarsia.manifests.costs import COSTS, count, settings_digest
-from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Corpus, Planned, plan
+from tarsia.manifests.decide import Corpus
+from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Planned, plan
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
@@ -71,7 +72,7 @@ def _corpus(state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snap
         state,
         get_tables(store, (shard.index for shard in state.shards), INDEX, INDEX_COLUMNS),
         _numbers(shard.samples for shard in state.shards),
-        get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names),
+        get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:]),  # but the key
         sidecars,
         speech,
         _numbers(shard.samples for shard in sidecars.shards) if sidecars else np.empty(0, np.int32),
@@ -104,12 +105,14 @@ def make_plans(
     quiet: bool = False,
 ) -> list[Manifest]:
     """Plans the stages and stores their manifests. `Drift` where another manifest stands and `replace` is not set."""
-    snapshot = lake.snapshot()
-    corpora = load(snapshot, lake, recipe, pool, voices=voices, quiet=quiet)
+    snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
+    wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
+    spoken = any(stage.spoken for stage in wanted.stages.values())
+    corpora = load(snapshot, lake, wanted, pool, voices=voices if spoken else None, quiet=quiet)
     words = tokenizer(recipe.context.tokenizer)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
     manifests = []
-    for name in chosen_stages(recipe, only):
+    for name in names:
         planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text)
         heard = voices if recipe.stages[name].spoken else None
         if dry_run:
@@ -130,7 +133,7 @@ def _manifest(
         seed=recipe.seed,
         context=recipe.context,
         lake=snapshot.part(recipe.stages[name].take, voices).digest,
-        recipe=recipe.digest,
+        recipe=recipe.model_copy(update={"stages": {name: recipe.stages[name]}}).digest,
         pool=voices,
         prompts=prompts,
         capacity=planned.capacity,
@@ -152,9 +155,9 @@ def _store(
     folder = stage_path(recipe.model, name)
     before = _standing(lake, recipe.model, name)
     fresh = _manifest(recipe, name, snapshot, planned, prompts, voices, before.tables if before else {})
-    if before == fresh:
+    if before == fresh and all(lake.store.entry(stored.path) for stored in before.tables.values()):
         return before
-    if before and not replace:
+    if before and before != fresh and not replace:
         raise Drift(f"{lake.url}/{folder}: {drift(before, fresh)}; to plan it anew: --replace")
     parts = (("contexts", planned.contexts), ("samples", planned.samples), ("unplaced", planned.unplaced))
     tables = {part: put_table(lake.store, f"{folder}/{part}", table) for part, table in parts}
@@ -166,12 +169,25 @@ def _store(
 def drift(before: Manifest, after: Manifest) -> str:
     """What differs between two manifests of one stage, field by field."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    said = []
-    for field in ("recipe", "lake", "seed", "stage", "context", "pool", "format", "order"):
-        if old[field] != new[field]:
-            short = [str(value)[:60] for value in (old[field], new[field])]
-            said.append(f"{field} was {short[0]}, is {short[1]}")
+    said = [
+        one
+        for field in ("stage", "seed", "context", "pool", "prompts", "format", "order")
+        for one in _differences(old[field], new[field], field)
+    ]
+    available = [{ask.corpus: ask.available for ask in manifest.asks} for manifest in (before, after)]
+    said += _differences(*available, "samples")
+    if before.lake != after.lake:
+        said.append(f"lake was {before.lake[:12]}, is {after.lake[:12]}")
     return "a manifest stands here from another plan: " + ("; ".join(said) or "its rows differ")
+
+
+def _differences(old: Any, new: Any, place: str) -> Iterator[str]:
+    """Each leaf that differs, named by its path."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{place}.{key}")
+    elif old != new:
+        yield f"{place} was {old}, is {new}"
 
 
 def _standing(lake: Lake, model: str, stage: str) -> Manifest | None:

@@ -10,6 +10,8 @@ a minute loses at most that minute when its process is killed.
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -60,10 +62,12 @@ def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
                 results[task.record] = orjson.loads(store.read(task.record))
         todo = [task for task in todo if task.record not in results]
     progress.start(len(tasks), done=len(tasks) - len(todo))
-    for task, result in pool.map(todo):
-        results[task.record] = result
-        progress.step()
-    progress.stop()
+    try:
+        for task, result in pool.map(todo):
+            results[task.record] = result
+            progress.step()
+    finally:
+        progress.stop()
     return [results[task.record] for task in tasks]
 
 
@@ -132,7 +136,8 @@ class _Processes:
             return
         if self._pool is None:
             # spawned, not forked: the store's threads would not survive a fork
-            self._pool = ProcessPoolExecutor(self._count, mp_context=multiprocessing.get_context("spawn"))
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._count, mp_context=context, initializer=_begin)
         pool = self._pool
         try:
             for future, task in bounded(tasks, lambda task: pool.submit(work, task), self._count * 2, _any_done):
@@ -141,6 +146,19 @@ class _Processes:
             raise TarsiaError(
                 "a worker process died (killed, or out of memory); nothing finished is lost: run the same command again"
             ) from error
+
+
+def _begin() -> None:
+    """A worker ends without a word when it is interrupted, and with its parent even when that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _any_done(futures: Iterable[Future[Any]]) -> Iterable[Future[Any]]:

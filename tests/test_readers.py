@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarsia.builders.corpora import At, Fault, find, formats
+from tarsia.builders.documents import read_catalog
+from tarsia.builders.reading.boxes import reading_order
 from tarsia.builders.reading.language import language_of
-from tarsia.builders.corpora.lsvt import reading_order
 from tarsia.builders.reading.templates import TEMPLATES, choose
 from tarsia.builders.reading.turns import turns
-from tarsia.builders.documents import read_catalog
 from tarsia.builders.samples import check_turns
 from tarsia.builders.storage import match, open_store
 from tarsia.schemas.corpus import Corpus

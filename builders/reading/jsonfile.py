@@ -1,4 +1,4 @@
-"""JSON files of any size, one record at a time: top-level arrays and JSON Lines, whatever the name ends in.
+"""JSON files of any size, one record at a time: arrays and JSON Lines, whatever the name ends in, and lists in objects.
 
 A corpus of a million conversations is one array of a few gigabytes. Parsing needs the whole of it; finding where an
 element ends needs only its strings and brackets. So a window moves over the file, a regular expression that swallows
@@ -12,14 +12,15 @@ opens and parses like the last good element is the next one.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BytesIO
 from itertools import islice
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import orjson
 
 from tarsia.builders.corpora import Fault
+from tarsia.builders.reading.encoding import TRIED, Text
 from tarsia.builders.storage import Store
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -61,20 +62,144 @@ class Member(NamedTuple):
 
 def records(source: Store, file: str) -> Iterator[Record | Fault]:
     """The elements of a top-level array, or the lines of JSON Lines, in file order."""
-    with source.open(file) as stream:
-        head = stream.read(3)
-        if head[:2] in _UTF16:
-            yield Fault("text-encoding", "UTF-16; only UTF-8 is read", head, 0, _size(stream))
+    with Text(source, file) as text:
+        for found in _records(text):
+            yield _on_disk(found, text)
+
+
+def _records(stream: Text) -> Iterator[Record | Fault]:
+    window = _opened(stream)
+    start = window.place
+    if window.skip() != b"[":
+        yield from _lines(stream, start)
+        return
+    yield from _array(window)
+    if window.skip():
+        yield _wrong(window, "text after the end of the array")
+
+
+def listed(source: Store, file: str, *names: str) -> Iterator[Record | Fault]:
+    """The elements of the lists that stand under some names in a file's one object; of other files, its `records`.
+
+    Whatever else is in the object is passed over. An object without any such list is a fault.
+    """
+    with Text(source, file) as text:
+        for found in _records(text) if _is_lines(text, names) else _listed(text, names):
+            yield _on_disk(found, text)
+
+
+def _is_lines(stream: Text, names: tuple[str, ...]) -> bool:
+    """Whether a file is an array or JSON Lines, of which one of the first two is an object by itself."""
+    first, second = (stream.readline(LARGEST).removeprefix(_BOM).strip() for _ in range(2))
+    stream.seek(0)
+    if first[:1] != b"{":
+        return True
+    alone = [line for line in (first, second) if line[:1] == b"{" and _end(line, 0) == len(line)]
+    if second or not alone:
+        return bool(alone)
+    found = _parsed(first, 0)
+    return isinstance(found, Fault) or not any(isinstance(found.value.get(name), list) for name in names)
+
+
+def _listed(stream: Text, names: tuple[str, ...]) -> Iterator[Record | Fault]:
+    window = _opened(stream)
+    window.skip()
+    there = False
+    for key in _keys(window):
+        if isinstance(key, Fault):
+            yield key
             return
-        start = len(_BOM) if head == _BOM else 0
-        window = _Window(stream, start)
-        if window.skip() == b"[":
-            yield from _array(window)
-            if window.skip():
-                rest, place = window.data[window.at :][:KEPT], window.place
-                yield Fault("json-broken", "text after the end of the array", rest, place, _size(stream))
+        if key in names and window.skip() == b"[":
+            there = True
+            if not (yield from _array(window)):
+                return
+        elif (end := window.end()) is None:
+            yield _rest(window)
+            return
         else:
-            yield from _lines(stream, start)
+            window.at = end
+    if not there:
+        yield Fault("record-shape", f"no list under {' or '.join(names)}", b"", 0, window.finish())
+
+
+def keyed(source: Store, file: str) -> Iterator[tuple[str, Record] | Fault]:
+    """The members of a file's one object, in file order: their keys, and their values."""
+    with Text(source, file) as text:
+        window = _opened(text)
+        first = window.skip()
+        if first not in (b"{", b""):
+            yield _on_disk(Fault("json-broken", "not one JSON object", window.data[:KEPT], 0, window.finish()), text)
+        for key in _keys(window) if first == b"{" else ():
+            if isinstance(key, Fault) or (end := window.end()) is None:
+                yield _on_disk(key if isinstance(key, Fault) else _rest(window), text)
+                return
+            found = _on_disk(window.take(end), text)
+            window.at = end
+            yield found if isinstance(found, Fault) else (key, found)
+
+
+def whole(source: Store, file: str) -> Record | None:
+    """The one value that a file holds, over as many lines as it likes; None where it holds anything else."""
+    with Text(source, file) as text:
+        window = _opened(text)
+        end = window.end() if window.skip() else None
+        found = None if end is None else window.take(end)
+        window.at = end or window.at
+        return _on_disk(found, text) if isinstance(found, Record) and not window.skip() else None
+
+
+def _opened(stream: Text) -> "_Window":
+    """A window at the beginning of the text, behind a byte order mark."""
+    return _Window(stream, len(_BOM) if stream.read(len(_BOM)) == _BOM else 0)
+
+
+def _keys(window: "_Window") -> Iterator[str | Fault]:
+    """The keys of the object at hand. At each the window stands at its value, and has to be led behind it."""
+    window.at += 1
+    while window.skip() != b"}":
+        key = _key(window)
+        yield key
+        if isinstance(key, Fault):
+            return
+    window.at += 1
+    if window.skip():
+        yield _wrong(window, "text after the end of the object")
+
+
+def _key(window: "_Window") -> str | Fault:
+    first = window.skip()
+    end = window.end() if first == b'"' else None
+    if end is None:
+        return _wrong(window, "a key was due") if first not in (b'"', b"") else _rest(window)
+    found = window.take(end)
+    window.at = end
+    if isinstance(found, Fault):
+        return found
+    if window.skip() == b":":
+        window.at += 1
+        if window.skip():
+            return str(found.value)
+    return _wrong(window, "a value was due") if window.skip() else _rest(window)
+
+
+def _wrong(window: "_Window", message: str) -> Fault:
+    """A fault from here to the end of the file."""
+    rest, place = window.data[window.at :][:KEPT], window.place
+    return Fault("json-broken", message, rest, place, window.finish())
+
+
+T = TypeVar("T", Record, Fault, Record | Fault)
+
+
+def _on_disk(found: T, text: Text) -> T:
+    """What was found, placed in the file as it stands on disk."""
+    if text.encoding in (None, "utf-8"):
+        return found
+    begin, end = text.place(found.begin), text.place(found.end)
+    if isinstance(found, Record):
+        return found._replace(begin=begin, end=end)
+    message = f"not all of it is {text.encoding}; {TRIED}" if found.code == "text-encoding" else found.message
+    return Fault(found.code, message, text.on_disk(begin, min(end, begin + KEPT)), begin, end)
 
 
 def elements(data: bytes, begin: int) -> Iterator[Record | Fault]:
@@ -156,13 +281,20 @@ class _Window:
                 return None
         return end
 
+    def finish(self) -> int:
+        """Goes to the end of the file, and says where that is."""
+        self.at = len(self.data)
+        while self.more():
+            self.at = len(self.data)
+        return self.place
+
     def take(self, end: int) -> Record | Fault:
         """The value at hand, parsed, when it ends at `end`."""
         return _parsed(self.data[self.at : end], self.place)
 
 
-def _array(window: _Window) -> Iterator[Record | Fault]:
-    """The elements of the array at hand; leaves the window behind its `]`."""
+def _array(window: _Window) -> Generator[Record | Fault, None, bool]:
+    """The elements of the array at hand; leaves the window behind its `]`, and says whether there is one."""
     model: Record | None = None  # the last good object
     gap = b""  # what stood between the last two objects, and the opening of the second
     window.skip()
@@ -172,10 +304,10 @@ def _array(window: _Window) -> Iterator[Record | Fault]:
         first = window.skip()
         if not first:
             yield _cut(b"", window.place, window.place)
-            return
+            return False
         if first == b"]":
             window.at += 1
-            return
+            return True
         opening = _OPENING.match(window.data, window.at)
         before = gap
         if opening and window.data is data:  # else the end of the window cut the gap
@@ -183,7 +315,7 @@ def _array(window: _Window) -> Iterator[Record | Fault]:
         found = opening and gap == before and _guess(window, gap) or _element(window, model)
         if found is None:
             yield _rest(window)
-            return
+            return False
         yield found
         window.at += found.end - found.begin
         if isinstance(found, Record) and isinstance(found.value, dict):
@@ -261,11 +393,8 @@ def _rest(window: _Window) -> Fault:
     window.at = len(window.data)
     if len(raw) <= LARGEST:
         return _cut(raw, place, window.place)
-    while window.more():
-        window.at = len(window.data)
-    return Fault(
-        "json-broken", f"an element without an end within {LARGEST >> 20} MiB", raw[:KEPT], place, window.place
-    )
+    message = f"an element without an end within {LARGEST >> 20} MiB"
+    return Fault("json-broken", message, raw[:KEPT], place, window.finish())
 
 
 def _lines(stream: BinaryIO, start: int) -> Iterator[Record | Fault]:
@@ -342,7 +471,7 @@ def _fault(raw: bytes, begin: int, message: str) -> Fault:
         raw.decode()
     except UnicodeDecodeError as error:
         place = begin + error.start
-        return Fault("text-encoding", f"byte {place} is not UTF-8", raw[:KEPT], begin, begin + len(raw))
+        return Fault("text-encoding", f"byte {place} is not UTF-8; {TRIED}", raw[:KEPT], begin, begin + len(raw))
     return Fault("json-broken", message, raw[:KEPT], begin, begin + len(raw))
 
 

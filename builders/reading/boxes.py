@@ -1,0 +1,133 @@
+"""Text in images, marked piece by piece: what is asked about it, and how it is answered.
+
+A **box** is one piece of text with its outline in pixels. All boxes are kept with the sample; those that can be read
+become a conversation, in one of three forms by the draw of the record's key:
+
+- `read-text`: all text as a person reads it, line by line, what stands side by side with a space between;
+- `list-text`: the same pieces in the same order, each on a line of its own (when there are two or more);
+- `locate-text`: where one piece stands, drawn among those whose text occurs once. The answer is its upright box,
+  `[left, top, right, bottom]` in thousandths of the image's width and height from the top left corner, from 0 to 1000.
+  It needs the size of the image, so only records that state it are asked this.
+
+**Reading order**: boxes whose middles are less than half the height of the first of them apart form a line; lines go
+from top to bottom, a line from left to right. Where most boxes stand upright (1.5 times as high as wide, and more than
+one character), the page is set in columns: the same rule turned, with columns from right to left.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tarsia.builders.chat import neutralise
+from tarsia.builders.corpora import At
+from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.templates import choose
+from tarsia.builders.reading.turns import exchange
+from tarsia.schemas.errors import Refused
+from tarsia.schemas.identity import CIRCLE, draw_of, redraw
+from tarsia.schemas.sample import IMAGE, Box, Draft
+
+UNREAD = ("", "###")  # what is written where nobody could read
+
+_FAR = 1e6  # pixels; no image is so large
+_LONG = 60  # characters of a piece that is still asked for by its words
+
+
+def box(said: str, outline: Any, number: int, *, readable: bool = True) -> Box:
+    """One piece of text. `outline`: three or more points; or their numbers in a row, of which four span a rectangle."""
+    points = outline if isinstance(outline, list) else []
+    if points and not any(isinstance(point, list) for point in points):
+        points = [points[at : at + 2] for at in range(0, len(points), 2)]
+        if len(points) == 2 and all(_is_point(point) for point in points):
+            (left, top), (right, bottom) = points
+            points = [[left, top], [right, top], [right, bottom], [left, bottom]]
+    if len(points) < 3 or not all(_is_point(point) for point in points):
+        raise Refused("record-shape", f"points of box {number}: three or more pairs of numbers were due")
+    pairs = tuple((point[0], point[1]) for point in points)
+    return Box(text=said, points=pairs, readable=readable and said.strip() not in UNREAD)
+
+
+def _is_point(point: Any) -> bool:
+    numbers = point if isinstance(point, list) and len(point) == 2 else [None]
+    return all(isinstance(number, int | float) and abs(number) < _FAR for number in numbers)
+
+
+def about_text(boxes: tuple[Box, ...], image: str, at: At, size: tuple[Any, Any] = (None, None)) -> Draft:
+    """A question about the text in an image, and its answer. `size`: width and height, if the record states them."""
+    readable = [box for box in boxes if box.readable]
+    if not readable:
+        raise Refused("ocr-nothing", f"no text of {len(boxes)} can be read")
+    language = language_of(at.corpus.language, " ".join(box.text for box in readable))
+    singular = [box for box in readable if _is_singular(box, readable)] if _is_size(size) else []
+    forms = ["read-text", *["list-text"] * (len(readable) > 1), *["locate-text"] * bool(singular)]
+    form = forms[redraw(draw_of(at.key), "ocr-form") * len(forms) // CIRCLE]
+    question = choose(form, language, at)
+    if form == "locate-text":
+        wanted = singular[redraw(draw_of(at.key), "ocr-wanted") * len(singular) // CIRCLE]
+        question, answer = question.replace("{text}", wanted.text.strip()), str(thousandths(wanted, *size))
+    else:
+        lines = reading_lines(readable)
+        answer = "\n".join((" " if form == "read-text" else "\n").join(line) for line in lines)
+    turns = exchange(f"{IMAGE}\n{neutralise(question, keep=False)}", neutralise(answer, keep=False))
+    return Draft(turns=turns, images=(image,), boxes=boxes)
+
+
+def _is_size(size: tuple[Any, Any]) -> bool:
+    return all(isinstance(side, int) and 0 < side < _FAR for side in size)
+
+
+def _is_singular(wanted: Box, readable: Sequence[Box]) -> bool:
+    said = Counter(box.text.strip() for box in readable)
+    return said[wanted.text.strip()] == 1 and len(wanted.text) <= _LONG
+
+
+def thousandths(box: Box, width: float, height: float) -> list[int]:
+    """Left, top, right and bottom of a box in thousandths of the image."""
+    across = [min(1000, max(0, round(1000 * x / width))) for x, _ in box.points]
+    down = [min(1000, max(0, round(1000 * y / height))) for _, y in box.points]
+    return [min(across), min(down), max(across), max(down)]
+
+
+def reading_order(boxes: Sequence[Box]) -> str:
+    """The text of some boxes as a person reads it, line by line."""
+    return "\n".join(" ".join(line) for line in reading_lines(boxes))
+
+
+def reading_lines(boxes: Sequence[Box]) -> list[list[str]]:
+    """The texts of some boxes in reading order, those of each line together."""
+    upright = sum(len(box.text.strip()) > 1 and _height(box) >= 1.5 * _width(box) for box in boxes)
+    columns = 2 * upright > len(boxes)
+    lines: list[list[_Place]] = []
+    for place in sorted(_column(box) if columns else _line(box) for box in boxes):
+        if not lines or place.across - lines[-1][0].across >= lines[-1][0].size / 2:
+            lines.append([])
+        lines[-1].append(place)
+    ordered = [sorted(line, key=lambda place: (place.along, place)) for line in lines]
+    return [[place.text for place in line] for line in ordered]
+
+
+class _Place(NamedTuple):
+    """A box on its way down the page (across the lines) and in its line, and its size across the line."""
+
+    across: float
+    along: float
+    size: float
+    text: str
+
+
+def _line(box: Box) -> _Place:
+    middle = (min(y for _, y in box.points) + max(y for _, y in box.points)) / 2
+    return _Place(middle, min(x for x, _ in box.points), _height(box), box.text.strip())
+
+
+def _column(box: Box) -> _Place:
+    middle = (min(x for x, _ in box.points) + max(x for x, _ in box.points)) / 2
+    return _Place(-middle, min(y for _, y in box.points), _width(box), box.text.strip())
+
+
+def _width(box: Box) -> float:
+    return max(x for x, _ in box.points) - min(x for x, _ in box.points)
+
+
+def _height(box: Box) -> float:
+    return max(y for _, y in box.points) - min(y for _, y in box.points)

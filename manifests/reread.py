@@ -1,0 +1,279 @@
+"""The deep half of the audit: every tar is read again, every medium looked at, every token counted anew.
+
+Nothing that an index or a manifest says is taken for granted here. A sample's length comes from the words in its tar,
+rendered as the model will meet them, from the sizes in its images' headers, and from the samples in its FLAC files.
+Tars are read one after the other, so that memory holds one of them, whatever the lake's size.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from tarsia.builders.audio import resampled_length
+from tarsia.builders.chat import Control, Medium, pieces, state_after
+from tarsia.builders.images import read_image
+from tarsia.builders.shards import members
+from tarsia.builders.speech import unspeakable
+from tarsia.builders.storage import Store
+from tarsia.builders.tables import get_table
+from tarsia.builders.tokens import TILE_TOKENS, audio_tokens, frame_positions, tiles, tokenizer
+from tarsia.manifests.findings import Book
+from tarsia.schemas.errors import NotThere
+from tarsia.schemas.identity import checksum, digest, digest_of
+from tarsia.schemas.lake import Snapshot
+from tarsia.schemas.manifest import Manifest, Packed, stage_path
+from tarsia.schemas.recipe import Context
+from tarsia.schemas.sample import AUDIO, Kind, Sample
+from tarsia.schemas.shard import Shard, Stored
+
+
+class Claim(NamedTuple):
+    """What a manifest says: its samples, to be found again in the bytes. `unplaced` by key, `due` clips as well."""
+
+    where: str
+    manifest: Manifest
+    source: Snapshot
+    samples: pa.Table
+    unplaced: Mapping[str, int]  # tokens
+    due: Mapping[str, Mapping[int, int]]  # of unplaced samples: turns that would be heard, samples at 16 kHz
+
+
+class Cost(NamedTuple):
+    """What a sample is in a context."""
+
+    tokens: int
+    tiles: int
+    frames: int
+    audio_tokens: int
+    seconds: float
+
+
+def reread(store: Store, snapshots: Sequence[Snapshot], claims: Sequence[Claim], book: Book) -> None:
+    """Reads every object of the snapshots, and of those that the claims were planned from."""
+    lakes = [*snapshots, *(claim.source for claim in claims)]
+    shards = {shard.tar.path: shard for lake in lakes for state in lake.corpora for shard in state.shards}
+    sidecars = {shard.tar.path: shard for lake in lakes for state in lake.speech for shard in state.shards}
+    others = {stored for lake in lakes for state in lake.corpora for stored in state.origins}
+    others |= {state.quarantine for lake in lakes for state in lake.corpora if state.quarantine}
+    for stored in sorted(others, key=lambda one: one.path):
+        _bytes(store, stored, book)
+    for shard in sidecars.values():
+        for stored in shard.objects:
+            _bytes(store, stored, book)
+    tallies = [_Tally(claim) for claim in claims]
+    for path, shard in shards.items():
+        with book.reading(path):
+            _reread_shard(store, shard, tallies, book)
+    for tally in tallies:
+        with book.reading(tally.claim.where):
+            tally.close(book)
+
+
+def _bytes(store: Store, stored: Stored, book: Book) -> bytes:
+    """An object, compared with its digest."""
+    data = b""
+    with book.reading(stored.path):
+        data = store.read(stored.path)
+        book.equal(stored.path, "BLAKE3", stored.digest, digest(data))
+    return data
+
+
+def _reread_shard(store: Store, shard: Shard, tallies: Sequence["_Tally"], book: Book) -> None:
+    """One tar beside its index and its text, and what the manifests say of the samples in it."""
+    path = shard.tar.path
+    data = _bytes(store, shard.tar, book)
+    index, text = (get_table(store, stored, verify=True).to_pylist() for stored in (shard.index, shard.text))
+    book.equal(path, "samples in the text", [row["key"] for row in index], [row["key"] for row in text])
+    said = {row["key"]: row["conversations"] for row in text}
+    for row in index:
+        place = f"{path} {row['key']}"
+        with book.reading(place):
+            span = data[row["offset"] : row["offset"] + row["length"]]
+            book.equal(place, "XXH3", row["checksum"], checksum(span))
+            media = dict(members(span, row["key"], path))
+            sample = Sample.model_validate_json(media.pop("json"))
+            _check_facts(place, sample, row, said.get(row["key"]), media, book)
+            for tally in tallies:
+                tally.add(store, path, sample, media, book)
+
+
+def _check_facts(
+    place: str, sample: Sample, row: dict[str, Any], said: Any, media: dict[str, bytes], book: Book
+) -> None:
+    """The index and the text say what the tar's JSON says, and that is true of its media."""
+    fields = sample.model_dump(mode="json", by_alias=True)
+    same = ("key", "corpus", "id", "kind", "language", "images", "audios", "videos")
+    book.equal(place, "facts", {name: row[name] for name in same}, {name: fields[name] for name in same})
+    book.equal(place, "modality", row["modality"], sample.modality)
+    book.equal(place, "questions", row["questions"], sample.questions)
+    book.equal(place, "text", said, fields["conversations"])
+    frames = [frame for video in sample.videos for frame in video.frames]
+    parts = {part.member: part.digest for part in (*sample.images, *sample.audios, *frames)}
+    book.equal(place, "media", parts, {name: digest(data)[:32] for name, data in media.items()})
+    for image in sample.images:
+        header = read_image(media[image.member], place)
+        book.equal(place, f"size of {image.member}", (image.width, image.height), (header.width, header.height))
+    for audio in sample.audios:
+        book.equal(place, f"length of {audio.member}", (audio.samples, audio.rate), _length(media[audio.member]))
+
+
+def _length(flac: bytes) -> tuple[int, int]:
+    """Samples and rate of a FLAC."""
+    info = soundfile.info(io.BytesIO(flac))
+    return info.frames, info.samplerate
+
+
+# --- what a manifest says of samples --------------------------------------------------------------------------------
+
+
+class _Tally:
+    """The samples of a claim, met tar by tar."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._speakable: Counter[tuple[str, str, str]] = Counter()
+        shards = claim.samples["shard"].fill_null(-1).to_numpy()
+        self._order = np.argsort(shards, kind="stable")
+        self._sorted = shards[self._order]
+        self._numbers = {stored.path: number for number, stored in enumerate(claim.manifest.shards)}
+        self._path, self._rows = "", dict[str, dict[str, Any]]()
+        self._waiting = len(claim.samples)
+
+    def add(self, store: Store, path: str, sample: Sample, media: Mapping[str, bytes], book: Book) -> None:
+        """Compares what the manifest says of a sample with what it is."""
+        row, claim = self._in(path).pop(sample.key, None), self.claim
+        where = f"{claim.where} {sample.key}"
+        if row is not None:
+            heard = _clip_lengths(store, claim.manifest, row, book, where)
+            cost = cost_of(sample, media, heard, claim.manifest.context)
+            self._waiting -= 1
+            for name, found in cost._asdict().items():
+                book.equal(where, name, row[name], found)
+        elif sample.key in claim.unplaced:
+            heard = claim.due.get(sample.key, {})
+            tokens = cost_of(sample, media, heard, claim.manifest.context).tokens
+            book.equal(where, "tokens", claim.unplaced[sample.key], tokens)
+        else:
+            return
+        questions = [turn.text for turn in sample.conversations if turn.speaker == "human"]
+        speakable = sum(unspeakable(question, sample.language) is None for question in questions)
+        self._speakable[sample.corpus, sample.language, sample.modality] += speakable
+
+    def close(self, book: Book) -> None:
+        """Says how many samples were never met, and compares the counts that only the words can tell."""
+        book.equal(self.claim.where, "samples not found in any tar", 0, self._waiting)
+        if self.claim.manifest.stage.spoken is None:
+            return
+        for one in self.claim.manifest.counts:
+            group = (one.corpus, one.language, one.modality)
+            book.equal(f"{self.claim.where} {' '.join(group)}", "speakable", one.speakable, self._speakable[group])
+
+    def _in(self, path: str) -> dict[str, dict[str, Any]]:
+        if path != self._path:
+            number = self._numbers.get(path, -2)
+            begin, end = np.searchsorted(self._sorted, [number, number + 1])
+            rows = self.claim.samples.take(pa.array(self._order[begin:end])).to_pylist()
+            self._path, self._rows = path, {row["key"]: row for row in rows}
+        return self._rows
+
+
+def _clip_lengths(store: Store, manifest: Manifest, row: Mapping[str, Any], book: Book, where: str) -> dict[int, int]:
+    """The heard turns of a placed sample, and how many samples at 16 kHz their FLAC files come to."""
+    if not row["spoken"]:
+        return {}
+    path = manifest.shards[row["speech_shard"]].path
+    span = store.read_range(path, row["speech_offset"], row["speech_length"])
+    book.equal(where, "XXH3 of its speech", row["speech_checksum"], checksum(span))
+    clips = dict(members(span, row["key"], path))
+    lengths = {turn: _length(clips[f"q{turn}.flac"]) for turn in row["spoken"]}
+    return {turn: resampled_length(samples, rate, 16_000) for turn, (samples, rate) in lengths.items()}
+
+
+def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int], context: Context) -> Cost:
+    """A sample as the model meets it, piece by piece; `heard`: samples at 16 kHz of the questions that are."""
+    words, rule = tokenizer(context.tokenizer), context.frames
+    sizes = [read_image(media[image.member], image.member) for image in sample.images]
+    images = iter([tiles(one.width, one.height, most=context.tiles, thumbnail=context.thumbnail) for one in sizes])
+    videos = iter(
+        [
+            len(frame_positions(one.length, one.fps, rate=rule.fps, least=rule.min, most=rule.max))
+            for one in sample.videos
+        ]
+    )
+    audios = iter([_length(media[audio.member]) for audio in sample.audios])
+    text = seen = frames = audio = turn_number = 0
+    seconds, state = 0.0, ""
+    for turn in sample.conversations:
+        spoken = turn.speaker == "human" and turn_number in heard
+        for piece in pieces(turn, spoken=spoken, state=state):
+            if isinstance(piece, str):
+                text += len(words.encode(piece))
+            elif isinstance(piece, Control):
+                text += 1
+            elif piece is Medium.IMAGE:
+                seen += next(images)
+            elif piece is Medium.VIDEO:
+                frames += next(videos)
+            else:
+                samples, rate = (heard[turn_number], 16_000) if spoken else next(audios)
+                audio += audio_tokens(resampled_length(samples, rate, 16_000))
+                seconds += samples / rate
+        if turn.speaker == "human":
+            state = state_after(turn, spoken=spoken, noise=sample.kind is Kind.NOISE)
+            turn_number += 1
+    return Cost(text + TILE_TOKENS * (seen + frames) + audio, seen, frames, audio, seconds)
+
+
+# --- packed shards --------------------------------------------------------------------------------------------------
+
+
+def reread_packed(store: Store, claim: Claim, book: Book) -> None:
+    """The packed tars of a stage, where they were made for this manifest: every context in its place and whole."""
+    manifest = claim.manifest
+    folder = stage_path(manifest.model, manifest.name)
+    try:
+        listing = orjson.loads(store.read(f"{folder}/packed.json"))
+    except NotThere:
+        return
+    if listing["manifest"] != digest_of(manifest.model_dump(mode="json")):
+        return  # of an earlier plan, and says so
+    shards = [Packed.model_validate(one) for one in listing["shards"]]
+    first = 0
+    for packed in shards:
+        book.equal(packed.objects[0].path, "first context", packed.first, first)
+        first += packed.contexts
+        with book.reading(packed.objects[0].path):
+            _reread_contexts(store, packed, claim, book)
+    book.equal(claim.where, "packed contexts", manifest.contexts, first)
+
+
+def _reread_contexts(store: Store, packed: Packed, claim: Claim, book: Book) -> None:
+    data, table = (_bytes(store, stored, book) for stored in packed.objects)
+    path = packed.objects[0].path
+    places = pq.read_table(io.BytesIO(table)).to_pylist()
+    numbers = list(range(packed.first, packed.first + packed.contexts))
+    book.equal(path, "contexts", numbers, [place["context"] for place in places])
+    contexts = claim.samples["context"].to_numpy()
+    for place in places:
+        where, number = f"{path} context {place['context']}", place["context"]
+        with book.reading(where):
+            span = data[place["offset"] : place["offset"] + place["length"]]
+            book.equal(where, "XXH3", place["checksum"], checksum(span))
+            begin, end = np.searchsorted(contexts, [number, number + 1])
+            rows = claim.samples.slice(begin, end - begin).to_pylist()
+            parts = dict(members(span, f"{number:08d}", path))
+            said = orjson.loads(parts.pop("json"))["samples"]
+            book.equal(where, "samples", [row["key"] for row in rows], [one["key"] for one in said])
+            book.equal(where, "tokens", [row["tokens"] for row in rows], [one["tokens"] for one in said])
+            frames = [member for one in said for video in one["videos"] for member in video]
+            listed = [member for one in said for member in one["images"] + one["audios"]] + frames
+            book.equal(where, "members", sorted(listed), sorted(parts))
+            met = sum(turn["value"].count(AUDIO) for one in said for turn in one["conversations"])
+            book.equal(where, "placeholders of audio", sum(len(one["audios"]) for one in said), met)

@@ -1,0 +1,296 @@
+"""The promises of ingest: same bytes whoever works, nothing lost, nothing done twice, nothing else moves."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from PIL import Image
+
+from tarsia.builders.documents import read_catalog
+from tarsia.builders.lake import Lake
+from tarsia.builders.shards import members
+from tarsia.builders.tables import get_table, get_tables
+from tarsia.pipelines.ingest import ingest
+from tarsia.pipelines.pool import open_pool
+from tarsia.schemas.errors import BadCatalog, Corrupt, StorageFault, UnknownName, UserError
+from tarsia.schemas.identity import digest, key_of
+from tarsia.schemas.shard import INDEX, QUARANTINE
+
+TARSIA = Path(sys.executable).parent / "tarsia"
+
+
+def jpeg(number, size=(24, 16)):
+    data = io.BytesIO()
+    Image.new("RGB", size, (number * 37 % 256, number * 101 % 256, number % 256)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def wav(seconds, rate=16_000, loud=0.3):
+    data = io.BytesIO()
+    wave = loud * np.sin(np.arange(int(seconds * rate)) * 0.05)
+    soundfile.write(data, wave, rate, format="WAV", subtype="PCM_16")
+    return data.getvalue()
+
+
+def mp4(frames=12, size=(64, 48)):
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(frames):
+            picture = np.full((size[1], size[0], 3), number * 20 % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    return data.getvalue()
+
+
+def asked(question, answer, **more):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {**more, "conversations": turns}
+
+
+def sum_of(number):
+    return {"id": str(number), "instruction": f"What is {number} and {number}?", "output": f"It is {2 * number}."}
+
+
+def write_lines(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def run(catalog, lake, workers=1, **options):
+    with open_pool(workers, patience=0) as pool:
+        return ingest(read_catalog(catalog), Lake(str(lake)), pool, quiet=True, **options)
+
+
+def objects(lake):
+    """Everything in a lake but what is in flight: path and bytes."""
+    store = Lake(str(lake)).store
+    return {entry.path: store.read(entry.path) for entry in store.list() if not entry.path.startswith("work/")}
+
+
+def live(lake):
+    """What the newest snapshot says, whatever its number."""
+    return Lake(str(lake)).snapshot().model_copy(update={"number": 0})
+
+
+def shards_of(lake, corpus):
+    return [stored.path for shard in Lake(str(lake)).snapshot().corpus(corpus).shards for stored in shard.objects]
+
+
+def quarantine_of(lake, corpus):
+    opened = Lake(str(lake))
+    state = opened.snapshot().corpus(corpus)
+    return get_table(opened.store, state.quarantine).cast(QUARANTINE).to_pylist() if state.quarantine else []
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Four raw corpora: images (with two bad records), text in two files, speech, video."""
+    folder = tmp_path_factory.mktemp("world")
+    pictures = []
+    for number in range(40):
+        path = folder / "pictures" / "images" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(number))
+        pictures.append(asked("What is it?", f"Picture {number}.", id=f"p{number}", image=f"images/{number}.jpg"))
+    pictures.append(asked("Where is it?", "Lost.", id="lost", image="images/no.jpg"))
+    pictures.append(asked("Is it?", "", id="mute", image="images/1.jpg"))
+    (folder / "pictures" / "qa.json").write_text(json.dumps(pictures))
+    write_lines(folder / "talk" / "a.jsonl", [sum_of(number) for number in range(50)])
+    write_lines(folder / "talk" / "b.jsonl", [sum_of(number) for number in range(50, 60)])
+    speech = folder / "speech" / "1" / "2"
+    speech.mkdir(parents=True)
+    for number in range(6):
+        (speech / f"1-2-{number:04d}.wav").write_bytes(wav(0.6 + number / 10, rate=8_000 + 4_000 * number))
+    (speech / "1-2.trans.txt").write_text("".join(f"1-2-{number:04d} TONE NUMBER {number}\n" for number in range(6)))
+    (folder / "clips").mkdir()
+    (folder / "clips" / "v.mp4").write_bytes(mp4())
+    write_lines(folder / "clips" / "c.jsonl", [{"id": "v", "video": "v.mp4", "caption": "It gets lighter."}])
+    (folder / "catalog.yaml").write_text(
+        "corpora:\n"
+        "  pictures: {format: llava, kind: qa, language: en, licence: CC0, root: pictures, files: qa.json, cap: 4}\n"
+        "  talk: {format: alpaca, kind: qa, language: en, licence: CC0, root: talk, files: '*.jsonl', cap: 7}\n"
+        "  speech: {format: librispeech, kind: asr, language: en, licence: CC0, root: speech, cap: 4}\n"
+        "  clips: {format: video, kind: caption, language: en, licence: CC0, root: clips, files: c.jsonl}\n"
+    )
+    run(folder / "catalog.yaml", folder / "lake")
+    return folder
+
+
+# --- the same bytes -------------------------------------------------------------------------------------------------
+
+
+def test_every_record_is_a_sample_or_in_quarantine(world):
+    snapshot = Lake(str(world / "lake")).snapshot()
+    counts = {state.corpus.name: (state.records, state.samples, state.quarantined) for state in snapshot.corpora}
+    assert counts == {
+        "clips": (1, 1, {}),
+        "pictures": (42, 40, {"answer-empty": 1, "media-missing": 1}),
+        "speech": (6, 6, {}),
+        "talk": (60, 60, {}),
+    }
+
+
+def test_two_processes_write_the_same_bytes(world, tmp_path):
+    run(world / "catalog.yaml", tmp_path / "lake", workers=2)
+    assert objects(tmp_path / "lake") == objects(world / "lake")
+
+
+def test_a_bucket_holds_the_same_objects(world, s3):
+    run(world / "catalog.yaml", s3)
+    assert objects(s3) == objects(world / "lake")
+
+
+@pytest.mark.ray
+def test_ray_writes_the_same_bytes(world, tmp_path, ray_cluster):
+    with open_pool(ray=ray_cluster) as pool:
+        ingest(read_catalog(world / "catalog.yaml"), Lake(str(tmp_path / "lake")), pool, quiet=True)
+    assert objects(tmp_path / "lake") == objects(world / "lake")
+
+
+@pytest.mark.ray
+def test_a_fault_on_ray_is_said_as_anywhere(world, tmp_path, ray_cluster):
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "work").write_text("a file is in the way")
+    with pytest.raises(StorageFault, match="cannot write 'work/") as caught, open_pool(ray=ray_cluster) as pool:
+        ingest(read_catalog(world / "catalog.yaml"), Lake(str(tmp_path / "lake")), pool, quiet=True)
+    assert type(caught.value.__cause__).__name__ == "RayTaskError(StorageFault)"
+
+
+@pytest.mark.ray
+def test_a_ray_that_is_not_there_is_said_at_once(world, tmp_path):
+    words = [TARSIA, "ingest", world / "catalog.yaml", tmp_path / "lake", "--ray", "127.0.0.1:1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr.startswith("tarsia: no Ray cluster at '127.0.0.1:1': ")
+
+
+def test_samples_lie_in_draw_order_and_shards_in_the_order_of_leaves(world):
+    lake = Lake(str(world / "lake"))
+    for state in lake.snapshot().corpora:
+        names = [shard.leaf for shard in state.shards]
+        assert names == sorted(names, key=lambda name: name[1:].ljust(64, "0"))
+        rows = get_tables(lake.store, (shard.index for shard in state.shards), INDEX, ("key", "draw")).to_pylist()
+        assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)
+        assert [row["draw"] for row in rows] == [int(row["key"][:16], 16) for row in rows]
+
+
+def test_the_index_says_where_each_sample_lies(world):
+    lake = Lake(str(world / "lake"))
+    state = lake.snapshot().corpus("pictures")
+    found = {}
+    for shard in state.shards:
+        for row in get_table(lake.store, shard.index).to_pylist():
+            data = lake.store.read_range(shard.tar.path, row["offset"], row["length"])
+            found[row["id"]] = dict(members(data, row["key"]))
+    assert set(found) == {f"p{number}" for number in range(40)}
+    assert all(found[f"p{number}"]["0.jpg"] == jpeg(number) for number in range(40))
+    sample = json.loads(found["p7"]["json"])
+    assert sample["key"] == key_of("pictures", "p7")
+    assert sample["conversations"][1] == {"from": "gpt", "value": "Picture 7."}
+    assert sample["images"] == [{"member": "0.jpg", "width": 24, "height": 16, "digest": digest(jpeg(7))[:32]}]
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+WORKERS = """
+import sys
+from tarsia.builders.documents import read_catalog
+from tarsia.builders.lake import Lake
+from tarsia.pipelines.ingest import ingest
+from tarsia.pipelines.pool import open_pool
+if __name__ == "__main__":
+    with open_pool(int(sys.argv[3]), patience=0) as pool:
+        ingest(read_catalog(sys.argv[1]), Lake(sys.argv[2]), pool, quiet=True)
+"""
+
+
+def kill_when(process, ready):
+    until = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, "it was done before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+
+
+def stands(lake):
+    """What has been recorded so far, and the files of recorded shards: a file written again is another inode."""
+    records = {path for path in lake.glob("commits/corpora/*/*.json")}
+    shards = [json.loads(path.read_text())["shard"]["objects"] for path in records]
+    files = records | {lake / stored["path"] for objects_ in shards for stored in objects_}
+    return len(records), {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize("commits", [0, 1, 12])
+def test_a_killed_ingest_goes_on_where_it_stopped(world, tmp_path, commits):
+    lake = tmp_path / "lake"
+    words = [TARSIA, "ingest", world / "catalog.yaml", lake, "--workers", "1", "--quiet"]
+    started = lake / "work" if commits == 0 else lake / "commits"
+    with subprocess.Popen(words) as process:
+        kill_when(process, lambda: started.exists() and len(list(lake.glob("commits/corpora/*/*.json"))) >= commits)
+    assert not list(lake.glob("snapshots/*"))
+    recorded, before = stands(lake)
+    assert commits <= recorded < 30
+    reports = run(world / "catalog.yaml", lake)
+    after = stands(lake)[1]
+    assert {path: after[path] for path in before} == before
+    assert sum(report.written for report in reports) == sum(report.shards for report in reports) - recorded
+    assert objects(lake) == objects(world / "lake")
+    assert not [path for path in (lake / "work").rglob("*") if path.is_file()]
+
+
+def test_workers_end_with_a_parent_that_is_killed_and_what_they_did_counts(world, tmp_path):
+    lake = tmp_path / "lake"
+    (tmp_path / "go.py").write_text(WORKERS)
+    words = [sys.executable, "go.py", world / "catalog.yaml", lake, "2"]
+    with subprocess.Popen(words, cwd=tmp_path) as process:
+        kill_when(process, lambda: len(list(lake.glob("commits/corpora/*/*.json"))) >= 2)
+    until = time.monotonic() + 20
+    while running(tmp_path):
+        assert time.monotonic() < until, "orphans"
+        time.sleep(0.05)
+    recorded, before = stands(lake)
+    assert recorded >= 2
+    run(world / "catalog.yaml", lake)
+    after = stands(lake)[1]
+    assert {path: after[path] for path in before} == before
+    assert objects(lake) == objects(world / "lake")
+
+
+def running(folder):
+    """Processes whose working folder is this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd") == str(folder):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_an_interrupted_ingest_exits_with_130_and_no_traceback(world, tmp_path):
+    words = [TARSIA, "ingest", world / "catalog.yaml", tmp_path / "lake", "--workers", "1", "--quiet"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not (tmp_path / "lake" / "commits").exists():
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in said
