@@ -17,8 +17,8 @@ from tarsia.schemas.voice import Pool, Voice
 T = TypeVar("T", bound=Model)
 
 
-def read_catalog(path: str | Path) -> Catalog:
-    """The catalog of a YAML file; relative roots are taken from the file's own folder."""
+def read_catalog(path: str | Path, base: str | Path | None = None) -> Catalog:
+    """The catalog of a YAML file; relative roots are taken from `base`, or else from the file's own folder."""
     page = _page(Path(path), BadCatalog)
     entries = page.get("corpora")
     if set(page) != {"corpora"} or not isinstance(entries, dict) or not entries:
@@ -29,7 +29,7 @@ def read_catalog(path: str | Path) -> Catalog:
             raise BadCatalog(f"{path}: corpus '{name}' needs keys such as format, kind, language, licence and root")
         corpus = _named(Corpus, name, entry, f"{path}: corpus '{name}'", BadCatalog)
         if "://" not in corpus.root:
-            root = str((Path(path).resolve().parent / Path(corpus.root).expanduser()).resolve())
+            root = str((Path(base or Path(path).parent).resolve() / Path(corpus.root).expanduser()).resolve())
             corpus = corpus.model_copy(update={"root": root})
         corpora.append(corpus)
     return Catalog(corpora=tuple(corpora))

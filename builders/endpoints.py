@@ -80,11 +80,25 @@ class Link:
         if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
             raise BadVoices(f"endpoint '{url}' is no address such as http://10.0.0.7:9880")
         self.url = url.rstrip("/")
-        self.holds: tuple[str, ...] | None = None  # the weights set on it; None: none were; (): not known any more
         self._base = parts.path.rstrip("/")
         kind = HTTPConnection if parts.scheme == "http" else HTTPSConnection
         self._connection = kind(host, port, timeout=CONNECT)
         self._used = 0.0
+        self._holds: tuple[str, ...] | None = None
+
+    @property
+    def holds(self) -> tuple[str, ...] | None:
+        """The weights that were set on the server; None if none were, () if nobody knows any more.
+
+        A server may be another process after a fault, and after a pause, when the connection is made anew.
+        """
+        if self._holds is not None and time.monotonic() - self._used > KEPT:
+            self._holds = ()
+        return self._holds
+
+    @holds.setter
+    def holds(self, weights: tuple[str, ...]) -> None:
+        self._holds = weights
 
     def ask(
         self,
@@ -121,7 +135,6 @@ class Link:
         if time.monotonic() - self._used > KEPT:
             self.close()
         if self._connection.sock is None:
-            self.forget()  # it may be a new process, with the weights it starts with
             try:
                 self._connection.connect()
             except OSError as error:
@@ -130,12 +143,9 @@ class Link:
 
     def _broken(self, code: str, message: str) -> Unwell:
         self.close()
+        if self._holds is not None:
+            self._holds = ()
         return Unwell(code, message)
-
-    def forget(self) -> None:
-        """What was set on the server may be gone."""
-        if self.holds is not None:
-            self.holds = ()
 
     def abort(self) -> None:
         """Ends the wait of another thread."""

@@ -8,7 +8,7 @@ thread hands out orders, judges what came and redraws what was refused, while th
   is refused. Seeds are hashes of the clip's name and the number of the draw.
 - An *unwell* endpoint is set aside for a pause that doubles, probed, and used again. Its order goes to the others;
   after `FAULTS` faults the order is given back as it came, pending.
-- What only one voice suffers from on an endpoint (a missing reference, bad weights) bars that voice there.
+- A voice that was never heard on an endpoint, and cannot be (a missing reference, bad weights), is barred there.
 - When nobody is left for some order, the fleet stops and tells what each endpoint last said. Run again to go on.
 
 Memory is bounded: at most `WINDOW` orders and two finished clips an endpoint are held.
@@ -152,6 +152,7 @@ class _Post:
         self.last = "was not asked"
         self.setting: tuple[str, ...] = ()
         self.barred: dict[tuple[str, ...], Unwell] = {}
+        self.spoken: set[tuple[str, ...]] = set()
 
     def strike(self, error: Unwell) -> None:
         self.strikes += 1
@@ -166,6 +167,7 @@ class _Done(NamedTuple, Generic[R]):
     order: _Order[R]
     speech: Wave | Refused | Unwell
     waited: float
+    barred: bool = False
 
 
 class Fleet(Generic[R]):
@@ -306,7 +308,7 @@ class Fleet(Generic[R]):
         if isinstance(speech, Unwell):
             if done.speech is not speech:
                 desk.strike(post, speech)
-            return self._pending(desk, order, post, speech)
+            return self._pending(desk, done, speech)
         if isinstance(speech, Refused) and done.speech is not speech:
             order.refusals += 1
             if order.refusals < SEEDS:
@@ -314,7 +316,7 @@ class Fleet(Generic[R]):
                 desk.put_back(order, post)
                 return None
         else:
-            desk.well(post, done.number)
+            desk.well(done)
         return speech
 
     def _judged(self, request: R, speech: Wave | Refused | Unwell) -> Wave | Refused | Unwell:
@@ -332,13 +334,14 @@ class Fleet(Generic[R]):
         self._rates[request.voice] = rate
         return speech
 
-    def _pending(self, desk: "_Desk[R]", order: _Order[R], post: _Post, error: Unwell) -> Unwell | None:
+    def _pending(self, desk: "_Desk[R]", done: _Done[R], error: Unwell) -> Unwell | None:
         """Sends an order that met a fault on its way again; after `FAULTS` of them it is the outcome."""
-        order.faults += error.code not in Unwell.OF_VOICE and error.code != "unreachable"
+        order = done.order
+        order.faults += not done.barred and error.code != "unreachable"
         if order.faults >= FAULTS:
             return error
         order.draw += error.code in Unwell.OF_DRAW
-        desk.put_back(order, post)
+        desk.put_back(order, done.post)
         return None
 
 
@@ -394,11 +397,12 @@ class _Desk(Generic[R]):
             self._work.notify_all()
             self._look()
 
-    def well(self, post: _Post, number: int) -> None:
-        """An endpoint has given good speech, unless a fault came after it."""
+    def well(self, done: _Done[R]) -> None:
+        """An endpoint has done its work; its faults are forgotten unless one came after that."""
         with self._work:
-            if number > post.struck:
-                post.strikes = 0
+            done.post.spoken.add(done.order.request.setting)
+            if done.number > done.post.struck:
+                done.post.strikes = 0
 
     def close(self) -> None:
         """Ends the run: threads go home once their answer has come."""
@@ -429,14 +433,14 @@ class _Desk(Generic[R]):
         with self._work:
             post.busy = False
             post.number += 1
+            barred = False
             if isinstance(speech, Unwell):
-                if speech.code in Unwell.OF_VOICE:
+                if barred := speech.code in Unwell.OF_VOICE and order.request.setting not in post.spoken:
                     post.barred[order.request.setting] = speech
-                    post.last = str(speech)
                 else:
                     post.strike(speech)
                 self._work.notify_all()
-            self._done.append(_Done(post, post.number, order, speech, waited))
+            self._done.append(_Done(post, post.number, order, speech, waited, barred))
             self._news.notify()
 
     def wait(self, seconds: float) -> bool:
@@ -497,11 +501,11 @@ class _Desk(Generic[R]):
         fit = [post for post in self._posts if post.busy or post.strikes < self._strikes]
         if any(not post.barred for post in fit):
             return
-        for setting in self._waiting:
+        for setting, orders in self._waiting.items():
             if all(setting in post.barred for post in fit):
                 said = "\n".join(f"  {post.link.url}: {post.barred.get(setting, post.last)}" for post in self._posts)
                 if all(setting in post.barred for post in self._posts):
-                    self._failure = BadVoices(f"no endpoint can speak with this voice:\n{said}")
+                    self._failure = BadVoices(f"no endpoint can speak as '{orders[0].request.voice}':\n{said}")
                 else:
                     kept = "what was made is kept, run again to go on"
                     self._failure = Unwell("fleet", f"no endpoint speaks any more; {kept}:\n{said}")

@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 
 from tarsia.builders.corpora import At, Fault, Raw, Reader
+from tarsia.builders.media import CARRIED, to_rows
 from tarsia.builders.storage import Store
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.errors import Refused, StorageFault, TarsiaError
@@ -27,7 +28,7 @@ from tarsia.schemas.sample import Draft
 
 MEDIA = ("images", "videos", "audios")
 SLICE_ROWS = 1 << 17  # records of a slice, at most
-SLICE_BYTES = 64 << 20  # of raw records, at most
+SLICE_BYTES = 64 << 20  # of raw records and what they carry, at most
 BATCH = 256  # rows that are read together: a leaf takes a few hundred of each slice
 FAULT_KEPT = 1 << 16  # bytes of a record that no JSON can hold which are kept to be looked at
 
@@ -41,6 +42,7 @@ SCANNED = pa.schema(
         ("file", pa.dictionary(pa.int32(), pa.string())),
         ("begin", pa.int64()),
         ("end", pa.int64()),
+        ("media", CARRIED),
     ]
 )
 SORTED = pa.schema([*SCANNED, ("key", pa.string()), ("draft", pa.string())])  # JSON; null where the record is refused
@@ -52,8 +54,9 @@ def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Tab
     size = 0
     for file in files:
         for found in _found(reader, source, file):
-            rows.append((*_row(found), file, found.begin, found.end))
-            size += len(rows[-1][2])
+            carried = to_rows(found.media) if isinstance(found, Raw) else []
+            rows.append((*_row(found), file, found.begin, found.end, carried))
+            size += len(rows[-1][2]) + sum(len(row.get("data") or b"") for row in carried)
             if len(rows) >= SLICE_ROWS or size >= SLICE_BYTES:
                 yield _table(rows)
                 rows, size = [], 0
@@ -179,7 +182,12 @@ def understand(record: Any, at: At, reader: Reader) -> Draft:
     folder = at.corpus.media
     if not folder:
         return draft
-    return draft.model_copy(update={name: tuple(f"{folder}/{path}" for path in getattr(draft, name)) for name in MEDIA})
+    return draft.model_copy(
+        update={
+            name: tuple(path if path.startswith("@") else f"{folder}/{path}" for path in getattr(draft, name))
+            for name in MEDIA
+        }
+    )
 
 
 def draws(keys: Sequence[str]) -> Draws:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from tarsia.builders.audio import read_audio
 from tarsia.builders.images import read_image
+from tarsia.builders.media import Media
 from tarsia.builders.reading.language import language_of
-from tarsia.builders.storage import Store
 from tarsia.builders.video import read_video
 from tarsia.schemas.corpus import Corpus
-from tarsia.schemas.errors import NotThere, Outside, Refused
+from tarsia.schemas.errors import Refused
 from tarsia.schemas.identity import digest
 from tarsia.schemas.sample import (
     AUDIO,
@@ -35,14 +35,14 @@ RATE_TTS = 24_000  # Hz, of speech that is learnt to be spoken (VITA-1.5's codec
 Members = list[tuple[str, bytes]]
 
 
-def admit(draft: Draft, corpus: Corpus, key: str, identity: str, source: Store) -> tuple[Sample, Members]:
+def admit(draft: Draft, corpus: Corpus, key: str, identity: str, media: Media) -> tuple[Sample, Members]:
     """The sample of a draft and its media as tar members. Raises `Refused`, and nothing else of a record's."""
     check_turns(draft)
     members: Members = []
-    images = tuple(_image(path, number, source, members) for number, path in enumerate(draft.images))
-    videos = tuple(_video(path, number, source, members) for number, path in enumerate(draft.videos))
+    images = tuple(_image(path, number, media, members) for number, path in enumerate(draft.images))
+    videos = tuple(_video(path, number, media, members) for number, path in enumerate(draft.videos))
     rate = RATE_TTS if corpus.kind is Kind.TTS else RATE
-    audios = tuple(_audio(path, number, rate, source, members) for number, path in enumerate(draft.audios))
+    audios = tuple(_audio(path, number, rate, media, members) for number, path in enumerate(draft.audios))
     sample = Sample(
         key=key,
         corpus=corpus.name,
@@ -78,8 +78,8 @@ def check_turns(draft: Draft) -> None:
             raise Refused("placeholders", f"{found} {name} in the text, {len(media)} in the record")
 
 
-def _image(path: str, number: int, source: Store, members: Members) -> ImageFacts:
-    data = _load(path, source)
+def _image(path: str, number: int, media: Media, members: Members) -> ImageFacts:
+    data = media.load(path)
     with _reading(path):
         extension, width, height = read_image(data, path)
     name = f"{number}.{extension}"
@@ -87,8 +87,8 @@ def _image(path: str, number: int, source: Store, members: Members) -> ImageFact
     return ImageFacts(member=name, width=width, height=height, digest=digest(data)[:32])
 
 
-def _audio(path: str, number: int, rate: int, source: Store, members: Members) -> AudioFacts:
-    data = _load(path, source)
+def _audio(path: str, number: int, rate: int, media: Media, members: Members) -> AudioFacts:
+    data = media.load(path)
     with _reading(path):
         flac, clip = read_audio(data, rate=rate, where=path)
     name = f"{number}.flac"
@@ -102,8 +102,8 @@ def _audio(path: str, number: int, rate: int, source: Store, members: Members) -
     )
 
 
-def _video(path: str, number: int, source: Store, members: Members) -> VideoFacts:
-    data = _load(path, source)
+def _video(path: str, number: int, media: Media, members: Members) -> VideoFacts:
+    data = media.load(path)
     with _reading(path):
         clip = read_video(data, path)
     frames = []
@@ -112,15 +112,6 @@ def _video(path: str, number: int, source: Store, members: Members) -> VideoFact
         members.append((name, jpeg))
         frames.append(Frame(member=name, position=position, seconds=seconds, digest=digest(jpeg)[:32]))
     return VideoFacts(frames=tuple(frames), length=clip.length, fps=clip.fps, width=clip.width, height=clip.height)
-
-
-def _load(path: str, source: Store) -> bytes:
-    try:
-        return source.read(path)
-    except Outside as error:
-        raise Refused("media-outside", str(error)) from error
-    except NotThere as error:
-        raise Refused("media-missing", f"no '{path}'") from error
 
 
 @contextmanager

@@ -86,7 +86,8 @@ def _feed(state: Any, array: pa.Array) -> None:
         state.update(_numbers(pc.binary_length(full), "<i8"))
         state.update(b"".join(value.encode() if isinstance(value, str) else value for value in full.to_pylist()))
     else:
-        state.update(_numbers(array.fill_null(0), array.to_numpy(zero_copy_only=False).dtype.newbyteorder("<").str))
+        full = array.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
+        state.update(full.astype(full.dtype.newbyteorder("<")).tobytes())
 
 
 def _numbers(array: pa.Array, dtype: str) -> bytes:

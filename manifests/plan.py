@@ -5,6 +5,7 @@ training order. Reading the tables and storing the manifest is the pipeline's wo
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,7 +172,7 @@ def _holds(samples: pa.Table, medium: str) -> Bools:
     """Which samples have a medium in them."""
     modality = samples["modality"].combine_chunks()
     named = [medium in name.split("+") for name in modality.dictionary.to_pylist()]
-    return np.array(named, np.bool_)[modality.indices.to_numpy()]
+    return np.asarray(np.array(named, np.bool_)[modality.indices.to_numpy()])
 
 
 class _Filled(NamedTuple):
@@ -229,7 +230,7 @@ def _used(tars: Sequence[Stored], samples: pa.Table) -> tuple[tuple[Stored, ...]
     for name in ("shard", "speech_shard"):
         renumbered = numbers.take(samples[name].combine_chunks())
         samples = samples.set_column(samples.column_names.index(name), SAMPLES.field(name), renumbered)
-    return tuple(tars[number] for number in np.flatnonzero(needed)), samples
+    return tuple(compress(tars, needed)), samples
 
 
 def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:

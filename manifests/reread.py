@@ -33,16 +33,19 @@ from tarsia.schemas.recipe import Context
 from tarsia.schemas.sample import AUDIO, Kind, Sample
 from tarsia.schemas.shard import Shard, Stored
 
+Group = tuple[str, str, str]  # corpus, language, modality
+
 
 class Claim(NamedTuple):
-    """What a manifest says: its samples, to be found again in the bytes. `unplaced` by key, `due` clips as well."""
+    """What a manifest says: its samples, to be found again in the bytes."""
 
     where: str
     manifest: Manifest
     source: Snapshot
     samples: pa.Table
-    unplaced: Mapping[str, int]  # tokens
-    due: Mapping[str, Mapping[int, int]]  # of unplaced samples: turns that would be heard, samples at 16 kHz
+    unplaced: Mapping[str, int]  # key -> tokens
+    due: Mapping[str, Mapping[int, int]]  # of unplaced samples: the turns that count as heard, their samples at 16 kHz
+    decided: Mapping[Group, int]  # questions with a verdict, of the selected
 
 
 class Cost(NamedTuple):
@@ -58,19 +61,17 @@ class Cost(NamedTuple):
 def reread(store: Store, snapshots: Sequence[Snapshot], claims: Sequence[Claim], book: Book) -> None:
     """Reads every object of the snapshots, and of those that the claims were planned from."""
     lakes = [*snapshots, *(claim.source for claim in claims)]
-    shards = {shard.tar.path: shard for lake in lakes for state in lake.corpora for shard in state.shards}
-    sidecars = {shard.tar.path: shard for lake in lakes for state in lake.speech for shard in state.shards}
+    shards = {shard.objects: shard for lake in lakes for state in lake.corpora for shard in state.shards}
+    sidecars = {stored for lake in lakes for state in lake.speech for shard in state.shards for stored in shard.objects}
     others = {stored for lake in lakes for state in lake.corpora for stored in state.origins}
     others |= {state.quarantine for lake in lakes for state in lake.corpora if state.quarantine}
-    for stored in sorted(others, key=lambda one: one.path):
+    for stored in sorted(others | sidecars, key=lambda one: (one.path, one.digest)):
         _bytes(store, stored, book)
-    for shard in sidecars.values():
-        for stored in shard.objects:
-            _bytes(store, stored, book)
-    tallies = [_Tally(claim) for claim in claims]
-    for path, shard in shards.items():
-        with book.reading(path):
-            _reread_shard(store, shard, tallies, book)
+    tallies, met = [_Tally(claim) for claim in claims], set[str]()
+    for shard in shards.values():
+        with book.reading(shard.tar.path):
+            _reread_shard(store, shard, () if shard.tar.path in met else tallies, book)
+        met.add(shard.tar.path)
     for tally in tallies:
         with book.reading(tally.claim.where):
             tally.close(book)
@@ -115,7 +116,9 @@ def _check_facts(
     book.equal(place, "questions", row["questions"], sample.questions)
     book.equal(place, "text", said, fields["conversations"])
     frames = [frame for video in sample.videos for frame in video.frames]
-    parts = {part.member: part.digest for part in (*sample.images, *sample.audios, *frames)}
+    parts = {image.member: image.digest for image in sample.images}
+    parts |= {audio.member: audio.digest for audio in sample.audios}
+    parts |= {frame.member: frame.digest for frame in frames}
     book.equal(place, "media", parts, {name: digest(data)[:32] for name, data in media.items()})
     for image in sample.images:
         header = read_image(media[image.member], place)
@@ -138,7 +141,7 @@ class _Tally:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self._speakable: Counter[tuple[str, str, str]] = Counter()
+        self._speakable: Counter[Group] = Counter()
         shards = claim.samples["shard"].fill_null(-1).to_numpy()
         self._order = np.argsort(shards, kind="stable")
         self._sorted = shards[self._order]
@@ -151,14 +154,13 @@ class _Tally:
         row, claim = self._in(path).pop(sample.key, None), self.claim
         where = f"{claim.where} {sample.key}"
         if row is not None:
-            heard = _clip_lengths(store, claim.manifest, row, book, where)
-            cost = cost_of(sample, media, heard, claim.manifest.context)
+            spoken = _clip_lengths(store, claim.manifest, row, book, where)
+            cost = cost_of(sample, media, spoken, claim.manifest.context)
             self._waiting -= 1
             for name, found in cost._asdict().items():
                 book.equal(where, name, row[name], found)
         elif sample.key in claim.unplaced:
-            heard = claim.due.get(sample.key, {})
-            tokens = cost_of(sample, media, heard, claim.manifest.context).tokens
+            tokens = cost_of(sample, media, claim.due.get(sample.key, {}), claim.manifest.context).tokens
             book.equal(where, "tokens", claim.unplaced[sample.key], tokens)
         else:
             return
@@ -173,7 +175,9 @@ class _Tally:
             return
         for one in self.claim.manifest.counts:
             group = (one.corpus, one.language, one.modality)
-            book.equal(f"{self.claim.where} {' '.join(group)}", "speakable", one.speakable, self._speakable[group])
+            where, pending = f"{self.claim.where} {' '.join(group)}", one.speakable - self.claim.decided.get(group, 0)
+            book.equal(where, "speakable", one.speakable, self._speakable[group])
+            book.equal(where, "pending", one.pending, pending)
 
     def _in(self, path: str) -> dict[str, dict[str, Any]]:
         if path != self._path:

@@ -73,6 +73,7 @@ def ingest(
     catalog: Annotated[str, typer.Argument(metavar="CATALOG", help="The YAML page that lists the corpora.")],
     lake: LakeUrl,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this corpus; may be repeated.")] = None,
+    root: Annotated[str | None, typer.Option("--root", help="Where relative roots start; the catalog's folder.")] = None,
     reread: Annotated[bool, typer.Option("--reread", help="Look at all records and media again.")] = False,
     workers: Workers = None,
     ray: Ray = None,
@@ -87,7 +88,7 @@ def ingest(
     from tarsia.pipelines.pool import open_pool
 
     with open_pool(workers, ray) as pool:
-        reports = run(read_catalog(catalog), Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
+        reports = run(read_catalog(catalog, root), Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
     _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.ingested(reports))
 
 

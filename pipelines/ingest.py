@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 
 from tarsia.builders.corpora import find
 from tarsia.builders.lake import Lake
-from tarsia.builders.records import Marks, draws, read_slice, rows_of, scan, settle, sort, to_arrow, who
+from tarsia.builders.media import Media
+from tarsia.builders.records import MEDIA, Marks, draws, read_slice, rows_of, scan, settle, sort, to_arrow, who
 from tarsia.builders.samples import admit
 from tarsia.builders.shards import Range, TarWriter, publish
 from tarsia.builders.storage import Entry, Store, match, open_store
@@ -32,7 +33,7 @@ from tarsia.builders.tables import put_table
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.corpus import Catalog, Corpus
-from tarsia.schemas.errors import BadCatalog, Corrupt, Outside, Refused, UnknownName
+from tarsia.schemas.errors import BadCatalog, Corrupt, Refused, UnknownName
 from tarsia.schemas.identity import canonical, checksum, digest, digest_of, draw_of
 from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, Snapshot
 from tarsia.schemas.model import Model
@@ -221,27 +222,22 @@ class Sort:
         table = sort(scanned, marks, self.corpus, find(self.corpus.format))
         path = self.record.removesuffix(".json")
         store.replace(f"{path}.arrow", to_arrow(table))
-        rows = zip(
-            *(table[name].to_pylist() for name in ("key", "record", "id", "draft", "code", "message")), strict=True
+        columns = ("key", "record", "id", "draft", "code", "message")
+        said = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        versions = (
+            _versions(draft, Media(source, carried.as_py()))
+            for draft, carried in zip(table["draft"].to_pylist(), table["media"], strict=True)
         )
-        stamps = np.array([checksum(canonical([row, _versions(row[3], source)])) for row in rows], dtype=np.uint64)
+        stamps = np.array([checksum(canonical(row)) for row in zip(said, versions, strict=True)], dtype=np.uint64)
         store.replace(f"{path}.stamps", np.array([draws(table["key"].to_pylist()), stamps], dtype=np.uint64).tobytes())
         origins = put_table(store, f"origins/{self.corpus.name}/part", table.select(ORIGINS.names).cast(ORIGINS))
         return {"path": path, "rows": len(table), "origins": origins.model_dump(mode="json")}
 
 
-def _versions(draft: str | None, source: Store) -> list[str]:
+def _versions(draft: str | None, media: Media) -> list[str]:
     """The version of every medium that a draft names."""
-    media = orjson.loads(draft) if draft else {"images": (), "videos": (), "audios": ()}
-    return [_version(path, source) for name in ("images", "videos", "audios") for path in media[name]]
-
-
-def _version(path: str, source: Store) -> str:
-    try:
-        entry = source.entry(path)
-    except Outside:
-        return "outside"
-    return entry.version if entry else "missing"
+    fields = orjson.loads(draft) if draft else {}
+    return [media.version(path) for name in MEDIA for path in fields.get(name, ())]
 
 
 def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
@@ -277,7 +273,8 @@ class Build:
             tar = TarWriter(file)
             for row in self._rows(store):
                 try:
-                    sample, media = admit(_drafted(row), self.corpus, row["key"], row["id"], source)
+                    carried = Media(source, row["media"])
+                    sample, media = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
                 except Refused as error:
                     refused.append((row["key"], error.code, error.message))
                     continue
@@ -298,7 +295,7 @@ class Build:
         return {"shard": shard.model_dump(mode="json"), "refused": refused}
 
     def _rows(self, store: Store) -> Iterator[dict[str, Any]]:
-        columns = ("key", "id", "record", "code", "message", "draft")
+        columns = ("key", "id", "record", "code", "message", "draft", "media")
         return merge(*(rows_of(store, *part, columns) for part in self.parts), key=lambda row: str(row["key"]))
 
 

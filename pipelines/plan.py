@@ -174,8 +174,8 @@ def drift(before: Manifest, after: Manifest) -> str:
         for field in ("stage", "seed", "context", "pool", "prompts", "format", "order")
         for one in _differences(old[field], new[field], field)
     ]
-    available = [{ask.corpus: ask.available for ask in manifest.asks} for manifest in (before, after)]
-    said += _differences(*available, "samples")
+    was, now = ({ask.corpus: ask.available for ask in manifest.asks} for manifest in (before, after))
+    said += _differences(was, now, "samples")
     if before.lake != after.lake:
         said.append(f"lake was {before.lake[:12]}, is {after.lake[:12]}")
     return "a manifest stands here from another plan: " + ("; ".join(said) or "its rows differ")

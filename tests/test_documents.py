@@ -124,17 +124,17 @@ def test_all_mistakes_of_an_entry_are_said_at_once(page):
 def test_a_page_that_is_not_there_is_said(tmp_path):
     with pytest.raises(BadCatalog, match=f"^no file {tmp_path}/nowhere.yaml$"):
         read_catalog(tmp_path / "nowhere.yaml")
-    with pytest.raises(BadCatalog, match="cannot be read: .* Is a directory"):
+    with pytest.raises(BadCatalog, match=r"cannot be read: .* Is a directory"):
         read_catalog(tmp_path)
-    with pytest.raises(BadRecipe, match="no file /nowhere.yaml"):
+    with pytest.raises(BadRecipe, match="no file /nowhere"):
         read_recipe("/nowhere.yaml")
-    with pytest.raises(BadVoices, match="no file /nowhere.yaml"):
+    with pytest.raises(BadVoices, match="no file /nowhere"):
         read_voices("/nowhere.yaml")
 
 
 def test_a_recipe_is_found_by_name_or_by_path(page):
     assert read_recipe("vita-1.5") == read_recipe(str(page(VITA)))
-    with pytest.raises(UnknownName, match="no recipe 'vita-1.6'; did you mean 'vita-1.5'?"):
+    with pytest.raises(UnknownName, match=r"no recipe 'vita-1\.6'; did you mean 'vita-1\.5'\?"):
         read_recipe("vita-1.6")
 
 
@@ -163,7 +163,7 @@ def test_a_recipe_that_cannot_be_used_says_where_and_why(page, old, new, said):
 def test_voices_are_found_by_name_or_by_path(page):
     assert [voice.name for voice in read_voices("espeak").voices] == ["espeak-en", "espeak-zh"]
     assert read_voices(str(page("voices: {me: {engine: tone, language: en}}"))).name == "page"
-    with pytest.raises(UnknownName, match="no pool of voices 'espaek'; did you mean 'espeak'?"):
+    with pytest.raises(UnknownName, match=r"no pool of voices 'espaek'; did you mean 'espeak'\?"):
         read_voices("espaek")
 
 

@@ -108,7 +108,7 @@ RECORDS = [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(RECORDS), st.sampled_from(["a.jsonl", "b.jsonl", "z.jsonl"])), max_size=12))
 def test_names_and_keys_do_not_depend_on_order_or_files(named, placed):
     files = {}

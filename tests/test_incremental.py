@@ -359,7 +359,7 @@ def test_a_root_that_is_not_there_is_said(desk):
 
 def test_a_file_name_that_is_not_utf8_is_said(desk):
     (desk.folder / "sums" / os.fsdecode(b"\xff.jsonl")).write_text("")
-    with pytest.raises(BadCatalog, match="corpus 'sums': a file below .* has a name that is not UTF-8"):
+    with pytest.raises(BadCatalog, match=r"corpus 'sums': a file below .* has a name that is not UTF-8"):
         desk.ingest()
 
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 from PIL import Image
@@ -23,7 +20,7 @@ from tarsia.builders.shards import members
 from tarsia.builders.tables import get_table, get_tables
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
-from tarsia.schemas.errors import BadCatalog, Corrupt, StorageFault, UnknownName, UserError
+from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.identity import digest, key_of
 from tarsia.schemas.shard import INDEX, QUARANTINE
 
@@ -229,7 +226,7 @@ def kill_when(process, ready):
 
 def stands(lake):
     """What has been recorded so far, and the files of recorded shards: a file written again is another inode."""
-    records = {path for path in lake.glob("commits/corpora/*/*.json")}
+    records = set(lake.glob("commits/corpora/*/*.json"))
     shards = [json.loads(path.read_text())["shard"]["objects"] for path in records]
     files = records | {lake / stored["path"] for objects_ in shards for stored in objects_}
     return len(records), {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
@@ -276,7 +273,7 @@ def running(folder):
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if os.readlink(process / "cwd") == str(folder):
+            if (process / "cwd").readlink() == folder:
                 found.append(process.name)
         except OSError:
             continue
@@ -294,3 +291,35 @@ def test_an_interrupted_ingest_exits_with_130_and_no_traceback(world, tmp_path):
         said = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in said
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+TALK = "format: alpaca, kind: qa, language: en, licence: CC0, root: talk, files: '*.jsonl'"
+
+
+@pytest.mark.parametrize(
+    ("catalog", "said"),
+    [
+        (f"corpora: {{talk: {{{TALK.replace('alpaca', 'alpacca')}}}}}", "no format 'alpacca'; did you mean 'alpaca'?"),
+        (f"corpora: {{talk: {{{TALK.replace('licence', 'lisence')}}}}}", "no key 'lisence'; did you mean 'licence'?"),
+        (f"corpora:\n  talk: {{{TALK}}}\n  talk: {{{TALK}}}\n", "catalog.yaml, line 3: 'talk' is given twice"),
+        (f"corpora: {{talk: {{{TALK.replace('*.jsonl', '*.csv')}}}}}", "corpus 'talk': no file *.csv below"),
+        (f"corpora: {{talk: {{{TALK.replace('root: talk', 'root: tlak')}}}}}", "corpus 'talk': no file *.jsonl below"),
+        (None, "no file "),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(world, tmp_path, monkeypatch, capsys, catalog, said):
+    from tarsia.pipelines import cli
+
+    (tmp_path / "talk").symlink_to(world / "talk")
+    if catalog:
+        (tmp_path / "catalog.yaml").write_text(catalog)
+    monkeypatch.setattr(sys, "argv", ["tarsia", "ingest", str(tmp_path / "catalog.yaml"), str(tmp_path / "lake")])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    told = capsys.readouterr().err
+    assert exited.value.code == 2
+    assert told.startswith("tarsia: ")
+    assert said in told
+    assert not (tmp_path / "lake").exists()

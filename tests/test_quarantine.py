@@ -172,8 +172,8 @@ def mess(tmp_path_factory):
     for name, (data, _, _) in FILES.items():
         (folder / "raw" / name).write_bytes(data)
     (folder / "catalog.yaml").write_text(
-        "corpora: {mess: {format: llava, kind: qa, language: zh+en, licence: CC0, root: raw, files: ['*.json', '*.jsonl'],"
-        " cap: 16}}"
+        "corpora: {mess: {format: llava, kind: qa, language: zh+en, licence: CC0, root: raw, cap: 16,"
+        " files: ['*.json', '*.jsonl']}}"
     )
     lake = Lake(str(folder / "lake"))
     with open_pool(1) as pool:
@@ -279,7 +279,8 @@ def read(source, file):
         begin, end = end, end + len(line) + 1
         if line == b"trip":
             raise LookupError("tripped")
-        yield Raw(number, {"line": line.decode(), "set": {1}} if line == b"set" else {"line": line.decode()}, begin, end - 1)
+        record = {"line": line.decode()} if line != b"set" else {"line": {1}}
+        yield Raw(number, record, begin, end - 1)
 
 def draft(record, at):
     if record["line"] == "crash":

@@ -47,6 +47,7 @@ def shards(tmp_path_factory):
     return raw, tars
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
 def test_webdataset_reads_them(shards):
     wds = pytest.importorskip("webdataset")
     raw, tars = shards

@@ -1,13 +1,13 @@
 """One suite for folders and buckets: whoever uses a store must not see which it is."""
 
 import io
-import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -160,7 +160,7 @@ def test_a_path_is_what_it_means(store):
     assert store.read("a//b") == store.read("./a/b") == store.read("a/./b") == b"1"
 
 
-@pytest.mark.parametrize("name", ["a b.jpg", "图片 1.jpg", "100%.jpg", "a%20b.jpg", "a#b?c=d&e+f.jpg", "[x]{y}~'\".jpg"])
+@pytest.mark.parametrize("name", ["a b.jpg", "图片 1.jpg", "100%.jpg", "a%20b.jpg", "a#b?c=d&e+f.jpg", "[x]{y}~'.jpg"])
 def test_names_may_hold_anything_people_type(store, name):
     store.replace(f"media/{name}", b"1")
     assert paths(store) == [f"media/{name}"]
@@ -177,9 +177,13 @@ def test_spooled_bytes_are_seen_when_published_and_not_before(store):
 
 
 def test_a_spool_that_ends_in_an_error_leaves_nothing(store):
-    with pytest.raises(ZeroDivisionError), store.spool() as file:
-        file.write(b"half")
-        1 / 0  # noqa: B018
+    def give_up():
+        with store.spool() as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        give_up()
     assert paths(store) == []
 
 
@@ -268,8 +272,8 @@ def test_the_spool_of_a_killed_process_is_swept_and_that_of_a_living_one_is_not(
         dead.send_signal(signal.SIGKILL)
         dead.wait()
         with open_store(str(tmp_path)).spool():
-            assert not os.path.exists(names[dead])
-            assert os.path.exists(names[living])
+            assert not Path(names[dead]).exists()
+            assert Path(names[living]).exists()
         living.send_signal(signal.SIGINT)
     assert list((tmp_path / ".spool").iterdir()) == []
 

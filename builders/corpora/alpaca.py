@@ -2,7 +2,8 @@
 
 Taori and others at Stanford had GPT-3.5 write 52,000 of them from 175 seeds (2023); GPT-4 answered the same questions
 again, in Chinese as well, and the form became the common one for single questions (alpaca_data.json in
-https://github.com/tatsu-lab/stanford_alpaca; BELLE and many others on the Hugging Face hub). An array or JSON Lines:
+https://github.com/tatsu-lab/stanford_alpaca; many others on the Hugging Face hub). BELLE's single questions are in it
+too; `belle` reads those and its talks. An array or JSON Lines:
 
     {"instruction": "Sort these by size.", "input": "moon, sun, earth", "output": "moon, earth, sun"}
 
@@ -12,12 +13,10 @@ The input goes on a line of its own below the instruction. An answer left empty 
 from collections.abc import Iterator
 from typing import Any
 
-from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
-from tarsia.builders.reading.fields import fields, read_json, text
-from tarsia.builders.reading.turns import exchange
+from tarsia.builders.reading.fields import fields, read_json
+from tarsia.builders.reading.turns import instruction
 from tarsia.builders.storage import Store
-from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import Draft
 
 RECORD = "one instruction and its answer"
@@ -31,12 +30,4 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
 
 def draft(record: Any, at: At) -> Draft:
     """The instruction and its input as one question, the output as its answer."""
-    record = fields(record)
-    instruction, answer = text(record, "instruction"), text(record, "output")
-    given = "" if record.get("input") is None else text(record, "input")
-    question = "\n".join(part for part in (instruction, given) if part.strip())
-    if not question:
-        raise Refused("question-empty", "neither instruction nor input says anything")
-    if not answer.strip():
-        raise Refused("answer-empty", "the output says nothing")
-    return Draft(turns=exchange(neutralise(question, keep=False), neutralise(answer, keep=False)))
+    return instruction(fields(record))

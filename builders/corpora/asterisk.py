@@ -9,8 +9,8 @@ language and voice:
                          beep: [this is a simple beep tone]
     en_US_f_Allison/activated.wav
 
-Lines that begin with a semicolon are comments. What stands in brackets is not spoken; a line that holds nothing else
-describes a sound, and is refused. The text lists more than any one package ships.
+Lines that begin with a semicolon are comments. What stands in brackets of any kind is not spoken; a line that holds
+nothing else describes a sound, and is refused. The text lists more than any one package ships.
 """
 
 import re
@@ -30,7 +30,7 @@ from tarsia.schemas.sample import Draft
 RECORD = "one prompt: a line of the text file"
 FILES = ("**/*-sounds-*.txt",)
 
-_UNSPOKEN = re.compile(r"\s*\[[^\]]*\]")
+_UNSPOKEN = re.compile(r"\s*(?:\[[^\]]*\]|<[^>]*>|\([^)]*\))")
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:
@@ -51,7 +51,8 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
                 yield Fault("record-shape", "name: text was due", line.text.encode()[:KEPT], line.begin, line.end)
                 continue
             own = name.strip()
-            record = {"id": own, "text": said.strip(), "audio": there.get(own, f"{own}.wav")}
+            audio = there.get(own, f"{folder}/{own}.wav".lstrip("/"))
+            record = {"id": own, "text": said.strip(), "audio": audio}
             yield Raw(own or None, record, line.begin, line.end)
 
 
@@ -61,4 +62,6 @@ def draft(record: Any, at: At) -> Draft:
     said = text(record, "text").strip()
     if said and not (spoken := _UNSPOKEN.sub("", said).strip()):
         raise Refused("transcript-garbage", f"a sound and no speech: {said[:200]}")
-    return speech(spoken if said else "", text(record, "audio"), at)
+    audio = text(record, "audio")
+    voice = audio.removesuffix(text(record, "id") + PurePosixPath(audio).suffix).strip("/").rpartition("/")[2]
+    return speech(spoken if said else "", audio, at, voice)

@@ -8,7 +8,7 @@ stand captions, transcripts, questions with answers, or whole conversations:
     images: list<struct<bytes, path>>, messages: list<struct<role, content>>
 
 What a column holds is seen from its content (see `reading/rows.py`). Rows have no bytes of their own in such files, so
-a record's place is the number of its row. Parquet is read some 32 MB of rows at a time, an Arrow file batch by batch as
+a record's place is the number of its row. Parquet is read some 8 MB of rows at a time, an Arrow file batch by batch as
 it was written. A row group that breaks off is one fault, and the next is read.
 """
 
@@ -26,7 +26,7 @@ from tarsia.schemas.sample import Draft
 RECORD = "one row"
 FILES = ("**/*.parquet", "**/*.arrow", "**/*.feather")
 
-_BATCH = 32 << 20  # bytes of rows, about, that are in memory at once
+_BATCH = 8 << 20  # bytes of rows, about, that are in memory at once
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:
@@ -39,7 +39,7 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
 
 
 def _parquet(stream: BinaryIO) -> Iterator[Raw | Fault]:
-    table, row = pq.ParquetFile(stream, buffer_size=1 << 20), 0
+    table, row = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20), 0
     for group in range(table.num_row_groups):
         about = table.metadata.row_group(group)
         rows = max(1, min(1024, _BATCH * about.num_rows // max(1, about.total_byte_size)))

@@ -1,8 +1,8 @@
 """ScienceQA: 21,208 questions from American school lessons, half of them about a picture, each with its explanation.
 
-Lu and others took them from IXL's exercises (2022); 12,726 are for training, which is the row of that name in VITA-1.5's
-table. `problems.json` at https://scienceqa.github.io is one object by problem, and the pictures lie in folders by split
-and problem, `images/train/1/image.png`:
+Lu and others took them from IXL's exercises (2022); 12,726 are for training, which is the row of that name in
+VITA-1.5's table. `problems.json` at https://scienceqa.github.io is one object by problem, and the pictures lie in
+folders by split and problem, `images/train/1/image.png`:
 
     {"1": {"question": "Which of these states is farthest north?", "choices": ["West Virginia", "Louisiana", …],
            "answer": 0, "hint": "", "image": "image.png", "lecture": "Maps have four cardinal directions, …",

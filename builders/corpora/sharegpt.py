@@ -13,10 +13,9 @@ without an answer are dropped; a system prompt is refused, because training cont
 from collections.abc import Iterator
 from typing import Any
 
-from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, read_json
-from tarsia.builders.reading.turns import TURNS, say, turns
+from tarsia.builders.reading.turns import TURNS, talk
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 
@@ -31,5 +30,4 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
 
 def draft(record: Any, at: At) -> Draft:
     """The conversation, as text."""
-    said = turns(first_of(fields(record), (*TURNS, "items")))
-    return Draft(turns=tuple(say(turn.speaker, neutralise(turn.text, keep=False)) for turn in said))
+    return talk(first_of(fields(record), (*TURNS, "items")))

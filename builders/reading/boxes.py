@@ -72,6 +72,15 @@ def about_text(boxes: tuple[Box, ...], image: str, at: At, size: tuple[Any, Any]
     return Draft(turns=turns, images=(image,), boxes=boxes)
 
 
+def about_crop(said: str, image: str, at: At) -> Draft:
+    """A question about the text on a cut-out of an image, which is one piece of text, and that text."""
+    said = said.strip()
+    if said in UNREAD:
+        raise Refused("ocr-nothing", "no text is given, or it could not be read")
+    question = choose("read-text", language_of(at.corpus.language, said), at)
+    return Draft(turns=exchange(f"{IMAGE}\n{question}", neutralise(said, keep=False)), images=(image,))
+
+
 def _is_size(size: tuple[Any, Any]) -> bool:
     return all(isinstance(side, int) and 0 < side < _FAR for side in size)
 

@@ -42,7 +42,7 @@ def option(options: Sequence[str], answer: str) -> str:
 
 
 def quiz(question: str, answer: str, at: At, *, options: Sequence[str] = (), solution: str = "") -> tuple[Turn, Turn]:
-    """The question as it is asked, and the answer as it is given. `question` is neutral, with `<image>` in its place."""
+    """The question as it is asked, and the answer as it is given. `question` is neutral already, but for `<image>`."""
     question, answer, solution = question.strip(), answer.strip(), solution.strip()
     if not question.replace(IMAGE, "").strip():
         raise Refused("question-empty", "the question says nothing")

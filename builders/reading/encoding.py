@@ -30,6 +30,7 @@ _BLOCK = 1 << 16  # bytes that an encoding is told by, and that are turned into 
 _MOST = 0.75  # of the characters beyond ASCII, in Chinese text
 _MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _LOST = "\udcff".encode("utf-8", "surrogatepass")  # half a unit of UTF-16, in a form that is no UTF-8
+_ASCII = re.compile(rb"[\x00-\x7f]*+")
 _UNDIVIDED = re.compile(rb".*[\x00-\x2f]", re.DOTALL)  # up to a byte that stands in no longer character of GB18030
 
 
@@ -156,7 +157,10 @@ class _Text(io.RawIOBase):
         if data.isascii():
             return data
         data += self._stream.read(_BLOCK)
-        if _is_utf8(data) or not _is_chinese(data):
+        match = _ASCII.match(data)
+        begin = match.end() if match else 0
+        sample = data[begin : begin + _BLOCK]
+        if _is_utf8(sample) or not _is_chinese(sample):
             self.encoding = "utf-8"
             return data
         self.encoding, self._left = "gb18030", data

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarsia.builders.corpora import Fault, Raw
-from tarsia.builders.reading.jsonfile import records
+from tarsia.builders.reading.jsonfile import keyed, listed, records
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 
@@ -12,6 +12,23 @@ from tarsia.schemas.errors import Refused
 def read_json(source: Store, file: str, key: str = "id") -> Iterator[Raw | Fault]:
     """The raw records of a JSON array or JSON Lines, each with the id that stands under `key`."""
     for found in records(source, file):
+        yield found if isinstance(found, Fault) else Raw(own_id(found.value, key), found.value, found.begin, found.end)
+
+
+def read_keyed(source: Store, file: str) -> Iterator[Raw | Fault]:
+    """The members of one JSON object as raw records, each with its key as its `id`."""
+    for found in keyed(source, file):
+        if isinstance(found, Fault):
+            yield found
+            continue
+        key, value = found
+        record = {**value.value, "id": key} if isinstance(value.value, dict) else value.value
+        yield Raw(key or None, record, value.begin, value.end)
+
+
+def read_listed(source: Store, file: str, *names: str, key: str = "id") -> Iterator[Raw | Fault]:
+    """The elements of a list in one JSON object as raw records, each with the id that stands under `key`."""
+    for found in listed(source, file, *names):
         yield found if isinstance(found, Fault) else Raw(own_id(found.value, key), found.value, found.begin, found.end)
 
 

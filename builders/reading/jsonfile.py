@@ -98,7 +98,9 @@ def _is_lines(stream: Text, names: tuple[str, ...]) -> bool:
     if second or not alone:
         return bool(alone)
     found = _parsed(first, 0)
-    return isinstance(found, Fault) or not any(isinstance(found.value.get(name), list) for name in names)
+    if isinstance(found, Fault):
+        return not any(f'"{name}"'.encode() in first for name in names)
+    return not any(isinstance(found.value.get(name), list) for name in names)
 
 
 def _listed(stream: Text, names: tuple[str, ...]) -> Iterator[Record | Fault]:

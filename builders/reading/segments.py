@@ -258,8 +258,14 @@ def _with_av(stream: BinaryIO, path: str) -> Iterator[_Recording]:
 def _frames(container: Any, path: str) -> Iterator[Wave]:
     floats = av.AudioResampler(format="flt")  # interleaved, because PyAV crashes on more than eight planes
     parts: list[Wave] = []
+    start, samples = None, 0
     try:
         for frame in container.decode(container.streams.audio[0]):
+            if frame.time is not None:
+                start = frame.time if start is None else start
+                if abs(frame.time - start - samples / frame.sample_rate) > _SLACK:
+                    raise Refused("audio-unreadable", f"{path}: breaks off at {samples / frame.sample_rate:.2f} s")
+            samples += frame.samples
             for part in floats.resample(frame):
                 parts.append(part.to_ndarray().astype(np.float32).reshape(-1, part.layout.nb_channels))
             if sum(map(len, parts)) >= _BLOCK * frame.sample_rate:

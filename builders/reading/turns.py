@@ -9,6 +9,7 @@ question after it (UReader writes them apart). Everything else that is out of or
 from typing import Any, Literal
 
 from tarsia.builders.chat import neutralise
+from tarsia.builders.reading import fields
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import AUDIO, IMAGE, PLACEHOLDER, VIDEO, Draft, Turn
 
@@ -79,6 +80,23 @@ def exchange(question: str, answer: str) -> tuple[Turn, Turn]:
 def say(speaker: Literal["human", "gpt"], text: str) -> Turn:
     """One turn."""
     return Turn.model_validate({"from": speaker, "value": text})
+
+
+def instruction(record: dict[str, Any]) -> Draft:
+    """The draft of an instruction, below it what it is about, if anything, and the output as its answer."""
+    asked, answer = fields.text(record, "instruction"), fields.text(record, "output")
+    given = "" if record.get("input") is None else fields.text(record, "input")
+    question = "\n".join(part for part in (asked, given) if part.strip())
+    if not question:
+        raise Refused("question-empty", "neither instruction nor input says anything")
+    if not answer.strip():
+        raise Refused("answer-empty", "the output says nothing")
+    return Draft(turns=exchange(neutralise(question, keep=False), neutralise(answer, keep=False)))
+
+
+def talk(said: Any) -> Draft:
+    """The draft of a conversation that is text and nothing else."""
+    return Draft(turns=tuple(say(turn.speaker, neutralise(turn.text, keep=False)) for turn in turns(said)))
 
 
 def about_media(

@@ -1,0 +1,133 @@
+"""Tables are the same bytes every time, are checked when read, and have a digest of what they say."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tarsia.builders.storage import open_store
+from tarsia.builders.tables import get_table, get_tables, put_table, rows_digest, to_parquet
+from tarsia.schemas.errors import Corrupt
+from tarsia.schemas.shard import INDEX, TEXT
+
+NAMES = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("draw", pa.uint64()),
+        ("sure", pa.bool_()),
+        ("raw", pa.binary()),
+        ("corpus", NAMES),
+        ("seconds", pa.float64()),
+        ("parts", pa.list_(pa.struct([("name", NAMES), ("sizes", pa.list_(pa.int32()))]))),
+    ]
+)
+
+
+def maybe(strategy):
+    return st.none() | strategy
+
+
+PART = st.fixed_dictionaries({"name": maybe(st.text(max_size=3)), "sizes": maybe(st.lists(maybe(st.integers(0, 9))))})
+ROW = st.fixed_dictionaries(
+    {
+        "key": maybe(st.text(max_size=5)),
+        "draw": maybe(st.integers(0, 2**64 - 1)),
+        "sure": maybe(st.booleans()),
+        "raw": maybe(st.binary(max_size=5)),
+        "corpus": maybe(st.sampled_from(["a", "b", ""])),
+        "seconds": maybe(st.floats(allow_nan=False)),
+        "parts": maybe(st.lists(maybe(PART), max_size=3)),
+    }
+)
+
+
+def table(rows):
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+@settings(max_examples=40)
+@given(st.lists(ROW, max_size=6), st.integers(0, 6))
+def test_the_digest_of_rows_does_not_depend_on_how_they_are_stored(rows, cut):
+    whole = table(rows)
+    pieces = pa.concat_tables([table(rows[:cut]), table(rows[cut:])])
+    sliced = table([*rows, *rows]).slice(len(rows))
+    read = pq.read_table(io.BytesIO(to_parquet(whole)))
+    assert {rows_digest(one) for one in (whole, pieces, sliced, read)} == {rows_digest(whole)}
+
+
+@settings(max_examples=40)
+@given(st.lists(ROW, max_size=4), st.lists(ROW, max_size=4))
+def test_other_rows_have_another_digest(rows, others):
+    assert (rows_digest(table(rows)) == rows_digest(table(others))) == (repr(rows) == repr(others))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        ([2**63 + 1, None], [2**63 + 2, None], pa.uint64()),
+        ([None], [0], pa.int64()),
+        ([None], [""], pa.string()),
+        ([None], [False], pa.bool_()),
+        ([["a"], []], [[], ["a"]], pa.list_(pa.string())),
+        ([[]], [None], pa.list_(pa.string())),
+        (["ab", "c"], ["a", "bc"], pa.string()),
+    ],
+)
+def test_what_differs_a_little_differs(one, other, kind):
+    first, second = (pa.table({"c": pa.array(values, kind)}) for values in (one, other))
+    assert rows_digest(first) != rows_digest(second)
+
+
+def test_the_name_of_a_column_counts():
+    assert rows_digest(pa.table({"a": [1]})) != rows_digest(pa.table({"b": [1]}))
+
+
+def test_the_digest_of_three_rows():
+    rows = [
+        {"key": "a", "draw": 2**64 - 1, "parts": [{"name": "x", "sizes": [1, None]}]},
+        {"corpus": "b"},
+        {"seconds": 0.5},
+    ]
+    assert rows_digest(table(rows)) == "2a7be050d9a23f7a7cf5d9d314e957a5f870cd09e2e90970f2030b6d8485574d"
+
+
+@settings(max_examples=40)
+@given(st.lists(ROW, max_size=4))
+def test_the_same_rows_are_the_same_bytes(rows):
+    assert to_parquet(table(rows)) == to_parquet(table(list(rows)))
+
+
+def test_a_stored_table_is_checked_when_it_is_read(tmp_path):
+    store = open_store(str(tmp_path))
+    stored = put_table(store, "costs/c", pa.table({"key": ["a", "b"], "tokens": [1, 2]}))
+    assert stored.path == f"costs/c-{stored.digest[:8]}.parquet"
+    assert get_table(store, stored, ["tokens"]).to_pydict() == {"tokens": [1, 2]}
+    data = bytearray((tmp_path / stored.path).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / stored.path).write_bytes(data)
+    with pytest.raises(Corrupt, match=f"{stored.path}: not the bytes that were written"):
+        get_table(store, stored)
+
+
+def test_a_large_table_is_read_in_part_and_checked_on_request(tmp_path):
+    store = open_store(str(tmp_path))
+    stored = put_table(store, "t", pa.table({"n": [n * 0x9E3779B97F4A7C15 % 2**63 for n in range(200_000)]}))
+    assert stored.bytes > 1 << 20
+    assert len(get_table(store, stored)) == len(get_table(store, stored, verify=True)) == 200_000
+    with (tmp_path / stored.path).open("r+b") as file:
+        file.seek(100)
+        file.write(b"\0\0\0\0")
+    with pytest.raises(Corrupt):
+        get_table(store, stored, verify=True)
+
+
+def test_many_tables_are_one_and_none_is_an_empty_one(tmp_path):
+    store = open_store(str(tmp_path))
+    stored = [put_table(store, "t", pa.table({"key": [name], "conversations": [[]]}).cast(TEXT)) for name in "ab"]
+    assert get_tables(store, stored, TEXT, ["key"]).to_pydict() == {"key": ["a", "b"]}
+    empty = get_tables(store, [], INDEX, ["key", "draw"])
+    assert (len(empty), empty.schema.names) == (0, ["key", "draw"])
