@@ -1,4 +1,4 @@
-"""Ingest against the writers it replaces, on the same files in the same run: CPU time of one process, data in RAM cache.
+"""Ingest against the writers it replaces, on the same files in the same run: CPU time of one process.
 
     python benchmarks/ingest.py             # 5,000 samples of a 50 KB JPEG and half a KB of JSON, half a minute
     python benchmarks/ingest.py 20000

@@ -202,9 +202,9 @@ def _paced(sound: Sound, expected: float, pace: Range) -> str:
 class Heard:
     """Remembers the last clips: the same bytes for another text are an engine that repeats itself."""
 
-    def __init__(self, most: int = 65_536) -> None:
+    def __init__(self, most: int = 16_384) -> None:
         self._texts: OrderedDict[int, int] = OrderedDict()
-        self._most = most  # clips: about 10 MB
+        self._most = most  # clips: about 4 MB
 
     def other(self, wave: Wave, text: str) -> bool:
         """Whether these very samples were heard before, as another text."""

@@ -73,7 +73,12 @@ def ingest(
     catalog: Annotated[str, typer.Argument(metavar="CATALOG", help="The YAML page that lists the corpora.")],
     lake: LakeUrl,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this corpus; may be repeated.")] = None,
-    root: Annotated[str | None, typer.Option("--root", help="Where relative roots start; the catalog's folder.")] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", help="Where relative roots start; the catalog's folder.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only show how the first records of each corpus are understood.")
+    ] = False,
     reread: Annotated[bool, typer.Option("--reread", help="Look at all records and media again.")] = False,
     workers: Workers = None,
     ray: Ray = None,
@@ -84,9 +89,18 @@ def ingest(
     from tarsia.builders.documents import read_catalog
     from tarsia.builders.lake import Lake
     from tarsia.pipelines import show
+    from tarsia.pipelines.check import check as look
     from tarsia.pipelines.ingest import ingest as run
     from tarsia.pipelines.pool import open_pool
 
+    if check:
+        understood = look(read_catalog(catalog, root), only=only or ())
+        _print(
+            as_json,
+            [one.model_dump(mode="json", by_alias=True) for one in understood],
+            lambda: show.checked(understood),
+        )
+        return
     with open_pool(workers, ray) as pool:
         reports = run(read_catalog(catalog, root), Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
     _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.ingested(reports))

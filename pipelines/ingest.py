@@ -98,15 +98,15 @@ def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
     return [corpus for name, corpus in known.items() if not only or name in only]
 
 
-def survey(corpus: Corpus, lake: Lake) -> tuple[list[Entry], str]:
+def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
     """The raw files of a corpus, and a digest that changes when they or the entry in the catalog do."""
     where = f"corpus '{corpus.name}'"
     reader, store = find(corpus.format, where), open_store(corpus.root)
-    if lake.url == store.url:
+    if lake and lake.url == store.url:
         raise BadCatalog(f"{where}: its root is the lake itself, {lake.url}")
     patterns = corpus.files or reader.FILES
     files = {entry.path: entry for pattern in patterns for entry in match(store, pattern)}
-    ordered = [files[path] for path in sorted(files) if not f"{store.url}/{path}".startswith(f"{lake.url}/")]
+    ordered = [files[path] for path in sorted(files) if not (lake and f"{store.url}/{path}".startswith(f"{lake.url}/"))]
     if not ordered:
         raise BadCatalog(f"{where}: no file {' or '.join(patterns)} below {corpus.root}")
     try:

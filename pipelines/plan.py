@@ -21,7 +21,7 @@ from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Planne
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
-from tarsia.schemas.errors import Drift, NotThere, UnknownName
+from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import Manifest, stage_path
@@ -153,7 +153,7 @@ def _store(
     lake: Lake, *, replace: bool,
 ) -> Manifest:  # fmt: skip
     folder = stage_path(recipe.model, name)
-    before = _standing(lake, recipe.model, name)
+    before = _standing(lake, recipe.model, name, replace=replace)
     fresh = _manifest(recipe, name, snapshot, planned, prompts, voices, before.tables if before else {})
     if before == fresh and all(lake.store.entry(stored.path) for stored in before.tables.values()):
         return before
@@ -190,8 +190,13 @@ def _differences(old: Any, new: Any, place: str) -> Iterator[str]:
         yield f"{place} was {old}, is {new}"
 
 
-def _standing(lake: Lake, model: str, stage: str) -> Manifest | None:
+def _standing(lake: Lake, model: str, stage: str, *, replace: bool) -> Manifest | None:
+    """The manifest that stands there, if any; what cannot be read is none when it is to be replaced."""
     try:
         return load_manifest(lake.url, f"{model}/{stage}")
     except NotThere:
         return None
+    except Corrupt:
+        if replace:
+            return None
+        raise

@@ -6,6 +6,7 @@ from unicodedata import east_asian_width
 
 from tarsia.manifests.audit import Audit
 from tarsia.manifests.stream import Batch
+from tarsia.pipelines.check import Checked
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.speak import Spoken
 from tarsia.schemas.manifest import Count, Manifest, Packed
@@ -52,6 +53,35 @@ def ingested(reports: Sequence[Ingested]) -> str:
     records, samples = sum(one.records for one in reports), sum(one.samples for one in reports)
     refused = sum(sum(one.quarantined.values()) for one in reports)
     return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined"])
+
+
+def checked(reports: Sequence[Checked]) -> str:
+    """The first records of each corpus, as they are understood."""
+    lines = []
+    for one in reports:
+        if one.wrong:
+            lines.append(f"{one.corpus}: {one.wrong}")
+            continue
+        lines.append(f"{one.corpus}: {one.files} {'file' if one.files == 1 else 'files'}; a record is {one.record}")
+        for record in one.first:
+            lines.append(f"  {record.file}  {record.id}")
+            if record.sample is None:
+                lines.append(f"    refused, {record.refused}")
+                continue
+            sample = record.sample
+            media = [f"image {image.width}x{image.height}" for image in sample.images]
+            media += [
+                f"video of {video.length / video.fps:.1f} s, {len(video.frames)} frames" for video in sample.videos
+            ]
+            media += [f"audio of {audio.samples / audio.rate:.1f} s" for audio in sample.audios]
+            lines += [f"    {', '.join(media)}"] * bool(media)
+            lines += [f"    {turn.speaker:>5}: {_short(turn.text)}" for turn in sample.conversations]
+    return "\n".join(lines)
+
+
+def _short(text: str, most: int = 90) -> str:
+    line = " ⏎ ".join(text.splitlines())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def spoken(reports: Sequence[Spoken]) -> str:

@@ -96,6 +96,25 @@ def test_audit_exits_with_1_where_a_byte_was_changed(lake, tmp_path):
     assert "DISAGREES  small/1" in done.stdout
 
 
+def test_check_shows_how_records_are_understood_and_writes_nothing(lake, tmp_path):
+    (lake / "bad.json").write_text('[{"id": 1, "instruction": "Why?", "output": ""}]')
+    page = (lake / "catalog.yaml").read_text()
+    page += "  bad: {format: alpaca, kind: qa, language: en, licence: CC0, root: ., files: bad.json}\n"
+    (lake / "two.yaml").write_text(page)
+    done = run("ingest", lake / "two.yaml", tmp_path / "none", "--check")
+    assert done.stdout.splitlines()[:4] == [
+        "sums: 1 file; a record is one instruction and its answer",
+        "  sums.json  0",
+        "    human: What is 0 and 0?",
+        "      gpt: It is 0.",
+    ]
+    assert done.stdout.splitlines()[-2:] == [
+        "  bad.json  1",
+        "    refused, answer-empty: the output says nothing",
+    ]
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "full"),
     [

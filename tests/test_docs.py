@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tarsia.builders.corpora import At, find
+from tarsia.builders.storage import open_store
+from tarsia.schemas.corpus import Corpus
+from tarsia.schemas.errors import Refused
+
 ROOT = Path(__file__).parents[1]
 TARSIA = Path(sys.executable).parent / "tarsia"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), ROOT / "examples/CORPORA.md"])
@@ -61,6 +66,36 @@ def test_every_decision_says_why_and_what_else_was_tried():
         text = page.read_text()
         assert "## Why" in text, page.name
         assert "## What else" in text, page.name
+
+
+def test_every_reason_of_a_refused_record_is_explained():
+    sources = [*ROOT.glob("builders/*.py"), *ROOT.glob("builders/corpora/*.py"), *ROOT.glob("builders/reading/*.py")]
+    speech = {"clips.py", "desk.py", "endpoints.py", "evidence.py", "fleet.py"}  # their refusals are verdicts
+    codes = {
+        code
+        for source in sources
+        if source.name not in speech
+        for code in re.findall(r'(?:Refused|Fault)\(\s*"([a-z-]+)"', source.read_text())
+    }
+    page = (ROOT / "docs/quarantine.md").read_text()
+    assert len(codes) > 30
+    assert sorted(code for code in codes if f"`{code}`" not in page) == []
+
+
+def test_the_reader_of_the_documentation_reads(tmp_path, monkeypatch):
+    module = re.search(r"```python\n(.*?)```", (ROOT / "docs/readers.md").read_text(), re.DOTALL)
+    assert module
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "readers.py").write_text(module[1])
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "file": "a.jpg", "text": "a cat"}\n{"id": "2"}\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    reader = find("mylab.readers")
+    first, second = reader.read(open_store(str(tmp_path)), "a.jsonl")
+    corpus = Corpus(name="ours", format="mylab.readers", kind="caption", language="en", licence="CC0", root=".")
+    draft = reader.draft(first.record, At(corpus, "a.jsonl", "0" * 32))
+    assert (first.id, draft.images, draft.turns[1].text) == ("1", ("a.jpg",), "a cat")
+    with pytest.raises(Refused, match="no text"):
+        reader.draft(second.record, At(corpus, "a.jsonl", "0" * 32))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tarsia.manifests.audit import audit
 from tarsia.manifests.stream import Stream
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
-from tarsia.schemas.errors import Drift, Pending
+from tarsia.schemas.errors import Corrupt, Drift, Pending
 
 LLAVA = {"format": "llava"}
 VIDEO = {"format": "video"}
@@ -349,6 +349,15 @@ def test_planning_again_restores_a_table_that_is_gone(tmp_path):
     (tmp_path / "lake" / first.tables["samples"].path).unlink()
     assert plan(lake, recipe(HALF)) == [first]
     assert len(rows(lake, first)) == 20
+
+
+def test_a_manifest_that_cannot_be_read_is_an_error_until_it_is_replaced(tmp_path):
+    lake = fill(tmp_path, {"a": questions(40)})
+    (first,) = plan(lake, recipe(HALF))
+    (tmp_path / "lake/stages/small/small/manifest.json").write_text("{")
+    with pytest.raises(Corrupt, match=r"stages/small/small/manifest\.json cannot be read"):
+        plan(lake, recipe(HALF))
+    assert plan(lake, recipe(HALF), replace=True) == [first]
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

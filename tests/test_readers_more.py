@@ -123,14 +123,14 @@ KINDS = ["caption", "qa", "asr", "tts", "noise"]
 
 
 @pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(record=JSON)
 def test_any_json_is_drafted_or_refused(format_, record):
     drafted_or_refused(format_, record)
 
 
 @pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_any_change_to_a_sound_record_is_drafted_or_refused(format_, data):
     record = json.loads(json.dumps(SOUND[format_]))

@@ -84,7 +84,7 @@ def gathered(
     `parts` says what records a line holds; it is asked again when the line is read again from `table`. Records that
     need no cutting come first, in the order of the lines.
     """
-    recordings, begins, ends, numbers = array("Q"), array("q"), array("q"), array("l")
+    recordings, begins, ends, numbers = array("Q"), array("q"), array("q"), array("i")
     for line in lines:
         if isinstance(line, Fault):
             yield line

@@ -1,4 +1,4 @@
-"""Any server with OpenAI's `POST {base}/audio/speech`: vLLM, Kokoro, Orpheus and their kin, or OpenAI itself.
+"""Any server that speaks as OpenAI's does: `POST {base}/audio/speech`.
 
 The endpoint is the base, such as `http://10.0.0.7:8000/v1`. Options of a voice:
 
