@@ -23,7 +23,7 @@ demo: $(READY) ## the whole story on the corpora in examples/
 	$(BIN)/tarsia demo lake
 
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY) ## ruff, strict types, documentation
 	$(BIN)/ruff check .

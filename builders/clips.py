@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tarsia.builders.audio import encode_flac, resampled_length
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import to_parquet
+from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Wave, find
 from tarsia.schemas.errors import Exists, Refused
 from tarsia.schemas.voice import VERDICTS, Voice
@@ -34,7 +33,7 @@ def verdicts(store: Store, pool: str) -> dict[str, dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {}
     for entry in store.list(f"verdicts/{pool}"):
         with store.open(entry.path) as file:
-            for row in pq.read_table(file).to_pylist():
+            for row in read_parquet(file).to_pylist():
                 known.setdefault(row["clip"], row)
     return known
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import turn_tokens
 from tarsia.builders.speech import unspeakable
 from tarsia.builders.tokens import Tokenizer, audio_tokens, frame_positions, tiles
@@ -79,6 +80,8 @@ def media_costs(facts: dict[str, Any], context: Context) -> dict[str, Any]:
             for image in facts["images"]
         ),
         "frames": frames,
-        "audio_tokens": sum(audio_tokens(audio["samples"] * 16_000 // audio["rate"]) for audio in facts["audios"]),
+        "audio_tokens": sum(
+            audio_tokens(resampled_length(audio["samples"], audio["rate"], 16_000)) for audio in facts["audios"]
+        ),
         "seconds": sum(audio["samples"] / audio["rate"] for audio in facts["audios"]),
     }

@@ -16,13 +16,11 @@ import xxhash
 
 from tarsia.builders.packing import fill
 from tarsia.builders.tables import rows_digest
-from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, picked, questions_of
+from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, picked
 from tarsia.manifests.select import Rows, positions
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Ask, Count
 from tarsia.schemas.recipe import Recipe, Stage
 from tarsia.schemas.shard import Stored
-
-__all__ = ["INDEX_COLUMNS", "PROMPTS", "SPEECH_COLUMNS", "Corpus", "Planned", "choose", "plan", "questions_of"]
 
 INDEX_COLUMNS = (
     "key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum",
@@ -70,7 +68,7 @@ def plan(
     shards, samples = _used(tars, _placed(everyone, filled))
     return Planned(
         asks=tuple(one.ask for one in selected),
-        counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=lambda one: tuple(one.model_dump().values()))),
+        counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=_group)),
         shards=shards,
         contexts=_context_table(samples, filled.starts, prompts),
         samples=samples,
@@ -290,6 +288,10 @@ def _counts(selected: Sequence[Selected], everyone: pa.Table, fits: Bools) -> It
                 for name, values in totals.items()
             }
             yield Count(corpus=one.ask.corpus, kind=one.ask.kind, language=language, modality=modality, **mine)
+
+
+def _group(count: Count) -> tuple[str, ...]:
+    return count.corpus, count.kind, count.language, count.modality
 
 
 def _groups(samples: pa.Table) -> tuple[Rows, list[tuple[str, str]]]:

@@ -46,9 +46,6 @@ def main() -> None:
         _fail(error, 1)
     except TarsiaError as error:
         _fail(error, 3)
-    except KeyboardInterrupt:
-        print("tarsia: stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -185,7 +182,7 @@ def audit(
 
     page = read_recipe(recipe)
     manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stage or ())]
-    result = run(Lake(lake), manifests, deep=deep)
+    result = run(Lake(lake), manifests, recipe=page, deep=deep)
     fields = {**result.model_dump(mode="json"), "stages": [one.model_dump(mode="json") for one in manifests]}
     _print(as_json, fields, lambda: show.audited(manifests, result))
     if result.findings:

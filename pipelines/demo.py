@@ -47,12 +47,12 @@ def demo(url: str, examples: Path, *, workers: int | None, ray: str | None, quie
         tell(f"tarsia pack {url} --stage {stages[0]} …", show.packed(packed), shards)
     batch = next(iter(Stream(url, f"{RECIPE}/2.2")))
     tell(f"tarsia stream {url} --stage {RECIPE}/2.2", show.batch(batch), show.batch_fields(batch))
-    result = audit(lake, manifests)
+    result = audit(lake, manifests, recipe=recipe)
     tell(f"tarsia audit {url} --recipe {RECIPE}", show.audited(manifests, result), result.model_dump(mode="json"))
     if as_json:
         print(canonical(told).decode())
     else:
-        _where_to_look(lake)
+        _where_to_look(url, lake)
     if result.findings:
         raise Corrupt("the audit disagrees with the manifests")
 
@@ -61,7 +61,7 @@ def _fields(reports: Iterable[Model]) -> list[Any]:
     return [report.model_dump(mode="json") for report in reports]
 
 
-def _where_to_look(lake: Lake) -> None:
+def _where_to_look(url: str, lake: Lake) -> None:
     print("look at")
     for folder, what in (
         ("corpora", "shards (tar) with their index and text (Parquet)"),
@@ -71,4 +71,4 @@ def _where_to_look(lake: Lake) -> None:
         ("snapshots", "what the lake is made of"),
     ):
         if any(lake.store.list(folder)):
-            print(f"  {lake.url.rstrip('/')}/{folder:<20} {what}")
+            print(f"  {url.rstrip('/')}/{folder:<20} {what}")

@@ -9,7 +9,7 @@ from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.speak import Spoken
-from tarsia.schemas.manifest import Count, Manifest, Packed
+from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -123,7 +123,7 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
                 counts = [count for count in mine if count.language == language]
                 heard = f"{_sums(counts, 'spoken')[0]} of {ask.spoken}" if ask.spoken is not None else "-"
                 rows.append(
-                    (manifest.name, ask.kind.value, ask.corpus, language, f"{ask.amount} of {ask.available}",
+                    (manifest.name, ask.kind.value, ask.corpus, language, _asked(ask),
                      *_sums(counts, "selected", "placed", "placed_questions", "placed_tokens"),
                      sum(count.placed_seconds for count in counts) / 3600, heard)
                 )  # fmt: skip
@@ -131,6 +131,11 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
     return "\n".join([table(head, rows), *findings, verdict])
+
+
+def _asked(ask: Ask) -> str:
+    there = ask.available if ask.seconds is None else f"{ask.available_seconds / 3600:.3f}h"
+    return f"{ask.amount} of {there}"
 
 
 def packed(stages: dict[str, list[Packed]]) -> str:

@@ -22,7 +22,7 @@ from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table, get_tables
 from tarsia.builders.voices import find
-from tarsia.manifests.plan import Corpus, choose, questions_of
+from tarsia.manifests.decide import Corpus, choose, questions_of
 from tarsia.manifests.select import heard, walk
 from tarsia.pipelines.plan import chosen_stages, load
 from tarsia.pipelines.pool import Pool as Workers

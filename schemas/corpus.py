@@ -24,7 +24,7 @@ CAP = 4096  # records per shard: about 150 MB of 50 KB images, since leaves are 
 
 
 class Corpus(Model):
-    """One entry of the catalog. Everything here but `root` is part of the identity of what is built from it."""
+    """One entry of the catalog. Shards depend on its name, format, kind, language and records."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)
     format: str

@@ -58,7 +58,7 @@ class UnknownName(UserError):
     def __init__(self, what: str, name: str, known: Iterable[str], where: str = "") -> None:
         names = sorted(known)
         near = get_close_matches(name, names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = f"; did you mean '{near[0]}'?" if near else "."
         place = f"{where}: " if where else ""
         super().__init__(f"{place}no {what} '{name}'{hint} Known: {', '.join(names) or 'none'}")
 

@@ -120,7 +120,7 @@ class Manifest(Model):
     seed: int
     context: Context
     lake: str  # digest of the part of the snapshot that the stage sees
-    recipe: str  # Recipe.digest
+    recipe: str  # digest of the recipe with this stage alone
     format: int = FORMAT
     order: int = ORDER
     pool: str | None = None  # whose speech

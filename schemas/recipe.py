@@ -21,7 +21,8 @@ from tarsia.schemas.identity import digest_of
 from tarsia.schemas.model import Model
 from tarsia.schemas.sample import Kind
 
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(%|h)")
+DIGITS = 12  # decimals of an amount, at most
+_AMOUNT = re.compile(rf"(\d+(?:\.\d{{1,{DIGITS}}})?)\s*(%|h)")
 
 
 class Amount(Model):
@@ -33,9 +34,9 @@ class Amount(Model):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+        if isinstance(value, dict):
             return value
-        match = _AMOUNT.fullmatch(value.strip())
+        match = _AMOUNT.fullmatch(str(value).strip())
         if not match:
             raise ValueError(f"'{value}' is no amount; write a share like 20% or hours like 3000h")
         number, unit = Fraction(match[1]), match[2]
@@ -48,7 +49,9 @@ class Amount(Model):
         return str(self)
 
     def __str__(self) -> str:
-        return f"{float(self.number):.10g}{self.unit}"
+        whole, rest = divmod(self.number * 10**DIGITS, 10**DIGITS)
+        decimals = f"{int(rest):0{DIGITS}d}".rstrip("0")
+        return f"{whole}.{decimals}{self.unit}" if decimals else f"{whole}{self.unit}"
 
     def of(self, count: int) -> int:
         """The exact number of samples that a share of `count` samples is: `round(share × count)`, half to even."""

@@ -9,7 +9,7 @@ import re
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from tarsia.schemas.model import Model
 
@@ -39,7 +39,7 @@ class Box(Model):
     """One piece of text in an image, as an OCR corpus marks it. Points in pixels, clockwise from the top left."""
 
     text: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[FiniteFloat, FiniteFloat], ...]
     readable: bool = True
 
 

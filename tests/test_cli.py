@@ -50,7 +50,7 @@ def test_help_answers_in_under_half_a_cpu_second():
         (("ingest", "nowhere.yaml", "lake"), "no file nowhere.yaml"),
         (("plan", "empty-lake", "--recipe", "vita-1.5"), "holds no snapshot; fill it with: tarsia ingest"),
         (("plan", "{lake}", "--recipe", "vita-1.6"), "no recipe 'vita-1.6'; did you mean 'vita-1.5'?"),
-        (("plan", "{lake}", "--recipe", "{folder}/small.yaml", "--stage", "2"), "no stage '2' Known: 1"),
+        (("plan", "{lake}", "--recipe", "{folder}/small.yaml", "--stage", "2"), "no stage '2'. Known: 1"),
         (("stream", "{lake}", "--stage", "small/9"), "planned: small/1"),
         (("speak", "{lake}", "--recipe", "vita-1.5", "--voices", "nobody"), "no pool of voices 'nobody'"),
         (("plan", "{lake}", "--recipe", "{folder}/bad.yaml"), "no key 'context.token'; did you mean 'tokens'?"),

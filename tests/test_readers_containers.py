@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import tarfile
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from test_readers import HELLO, JSON, changed, code, draft, drafted_or_refused, 
 from tarsia.builders.corpora import Fault, Raw, Span, find
 from tarsia.builders.reading.rows import medium_of, take_media
 from tarsia.builders.reading.speech import QUESTIONS
+from tarsia.builders.reading.tarfile_ import members
 from tarsia.builders.reading.templates import TEMPLATES
 from tarsia.builders.samples import check_turns
 from tarsia.builders.storage import open_store
@@ -81,6 +83,16 @@ def tar(path, *members, mode="w", **more):
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
     return path
+
+
+def tar_bytes(*files, **more):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", **more) as packed:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return file.getvalue()
 
 
 def content(folder, raw):
@@ -175,10 +187,10 @@ def test_samples_that_lack_something_are_refused(record, expected):
 def test_a_truncated_tar_keeps_the_samples_before_the_cut(tmp_path):
     path = tar(tmp_path / "0.tar", ("1.jpg", b"x" * 600), ("1.txt", b"one"), ("2.jpg", b"y" * 600), ("2.txt", b"two"))
     data = path.read_bytes()
-    path.write_bytes(data[:3000])
+    path.write_bytes(data[:3200])
     found = read(tmp_path, "webdataset")
-    assert found[0][:4] == ("tar-truncated", "the file ends inside '2.jpg'", b"", 2560)
-    assert (found[0].end, ids(found)) == (3000, ["tar-truncated", "1"])
+    assert found[0] == ("tar-truncated", "the file ends inside '2.jpg'", data[2560:3072], 2560, 3200)
+    assert ids(found) == ["tar-truncated", "1"]
     path.write_bytes(data[:2600])
     assert [(fault.code, fault.begin, fault.end) for fault in read(tmp_path, "webdataset")[:1]] == [
         ("tar-truncated", 2560, 2600)
@@ -208,6 +220,23 @@ def test_a_broken_header_costs_its_member_and_nothing_else(tmp_path):
     found = read(tmp_path, "webdataset")
     assert [(raw.begin, raw.end) for raw in found] == [(1024, 2048), (0, 1024), (2048, 3072)]
     assert ids(found) == ["tar-broken", "1", "3"]
+
+
+WHOLE = tar_bytes(("1.jpg", b"x" * 700), ("1.txt", b"one"), ("2.json", b"{}"), ("很" * 60 + ".jpg", b"y"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(changes=st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=40)), max_size=4))
+def test_whatever_happened_to_a_tar_every_byte_is_accounted_for(changes):
+    data = bytearray(WHOLE)
+    for place, new in changes:
+        data[place : place + len(new)] = new
+    end = 0
+    for found in members(io.BytesIO(data)):
+        assert end <= found.begin < found.end <= len(data)
+        assert not any(data[end : found.begin]) or data[end + 156] in b"5g"  # a folder, or what is said of all
+        end = found.end
+    assert not any(data[end:]) or data[end + 156] in b"5g"
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -435,8 +464,16 @@ def hub(folder, file):
 
 
 def test_the_library_gives_bytes_and_decodes_nothing(tmp_path):
-    rows = [{"image": {"bytes": image(1), "path": "a.jpg"}, "audio": {"bytes": b"OggS", "path": None}, "text": "A dog."}]
-    parts = {"features": {"image": {"_type": "Image"}, "audio": {"_type": "Audio"}, "text": {"dtype": "string", "_type": "Value"}}}
+    rows = [
+        {"image": {"bytes": image(1), "path": "a.jpg"}, "audio": {"bytes": b"OggS", "path": None}, "text": "A dog."}
+    ]
+    parts = {
+        "features": {
+            "image": {"_type": "Image"},
+            "audio": {"_type": "Audio"},
+            "text": {"dtype": "string", "_type": "Value"},
+        }
+    }
     schema = pa.schema(
         [("image", HUB_IMAGE), ("audio", HUB_IMAGE), ("text", pa.string())],
         {"huggingface": json.dumps({"info": parts})},
@@ -468,6 +505,29 @@ def test_folders_of_images_give_paths_below_the_root(tmp_path):
     found = hub(tmp_path, "set/metadata.jsonl")
     assert [draft("hub", raw.record, kind="caption").images for raw in found] == [("set/0.jpg",), ("set/1.jpg",)]
     assert [said(draft("hub", raw.record, kind="caption"))[1][1] for raw in found] == ["Number 0.", "Number 1."]
+
+
+def test_images_in_a_zip_are_given_as_bytes(tmp_path):
+    (tmp_path / "set").mkdir()
+    with zipfile.ZipFile(tmp_path / "set/images.zip", "w") as packed:
+        packed.writestr("0.jpg", image(3))
+        packed.writestr("metadata.jsonl", json.dumps({"file_name": "0.jpg", "text": "Number 0."}))
+    (tmp_path / "set.hub.json").write_text('{"path": "set"}')
+    (raw,) = hub(tmp_path, "set.hub.json")
+    assert (raw.record["text"], raw.media) == ("Number 0.", {"image": image(3)})
+
+
+def test_a_set_cannot_lead_to_files_outside_of_the_corpus(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "inside/set").mkdir(parents=True)
+    (tmp_path / "inside/set.hub.json").write_text('{"path": "set"}')
+    for path in (tmp_path / "secret.txt", "../../secret.txt"):
+        (tmp_path / "inside/set/README.md").write_text(
+            f'---\nconfigs:\n- config_name: default\n  data_files: "{path}"\n---\n'
+        )
+        with pytest.raises(Outside):
+            hub(tmp_path / "inside", "set.hub.json")
 
 
 def test_lines_and_tables_are_opened_by_their_ending(tmp_path):

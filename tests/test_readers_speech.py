@@ -26,13 +26,33 @@ SOUND = {
     "asterisk": {"id": "letters/dot", "text": "dot [.]", "audio": "en_US_f_Allison/letters/dot.wav"},
     "audio_list": {"audio_filepath": "a.wav", "text": "hello", "offset": 1.5, "duration": 2.0},
     "common_voice": {"client_id": "someone", "path": "a.mp3", "sentence": "Hello.", "locale": "en"},
-    "gigaspeech": {"sid": "A_1", "speaker": "N/A", "begin_time": 1, "end_time": 2.5, "text_tn": "HI", "audio": "a.opus"},
+    "gigaspeech": {
+        "sid": "A_1",
+        "speaker": "N/A",
+        "begin_time": 1,
+        "end_time": 2.5,
+        "text_tn": "HI",
+        "audio": "a.opus",
+    },
     "kaldi": {"id": "a-1", "text": "HELLO", "speaker": "a", "recording": "r", "times": ["0.5", "2"], "audio": "r.wav"},
-    "lhotse": {"id": "a", "text": "hello", "start": 1.0, "duration": 2.0, "recording": {"sources": [FILE], "duration": 9}},
+    "lhotse": {
+        "id": "a",
+        "text": "hello",
+        "start": 1.0,
+        "duration": 2.0,
+        "recording": {"sources": [FILE], "duration": 9},
+    },
     "named_audio": {"name": "cmn-一_也_", "audio": "hsk/cmn-一_也_.mp3"},
     "wavcaps": {"id": "Y1.wav", "caption": "A dog barks.", "duration": 10.0, "sound": "Y1.flac"},
     "wenet_shard": {"key": "a/b", "txt": "你好", "members": {"wav": 44}},
-    "wenetspeech": {"sid": "Y_1", "confidence": 1.0, "begin_time": 0, "end_time": 1.5, "text": "你好", "audio": "a.opus"},
+    "wenetspeech": {
+        "sid": "Y_1",
+        "confidence": 1.0,
+        "begin_time": 0,
+        "end_time": 1.5,
+        "text": "你好",
+        "audio": "a.opus",
+    },
 }
 
 
@@ -159,7 +179,11 @@ def test_a_lossless_segment_keeps_every_sample_and_the_rate(tmp_path):
 def test_a_segment_is_cut_from_its_own_channel(tmp_path):
     record(tmp_path / "a.wav", np.stack([notes(400, 600), notes(800, 1000)], axis=1))
     found = cut(tmp_path, "a.wav", (0, 1, 0), (0, 1, 1), (1, 2, 1), (1, 2, 2))
-    assert {own: pitch(raw.media["audio"])[0] for own, raw in found.items() if raw.media} == {"0": 400, "1": 800, "2": 1000}
+    assert {own: pitch(raw.media["audio"])[0] for own, raw in found.items() if raw.media} == {
+        "0": 400,
+        "1": 800,
+        "2": 1000,
+    }
     assert amiss(found) == {"3": "audio-channel"}
 
 
@@ -203,6 +227,25 @@ def test_a_store_that_fails_is_not_taken_for_the_end_of_a_recording(tmp_path):
         list(heard(Source(), "a.wav", [(Raw("1", {}, 0, 0), Place("a.wav", 15, 16))]))
 
 
+@pytest.mark.parametrize("name", ["a.opus", "a.ogg", "a.wav", "a.flac", "a.m4a"])
+def test_whatever_happened_to_a_recording_its_segments_are_cut_or_refused(tmp_path, name):
+    wave = notes(400, 600, 800)
+    if name == "a.m4a":
+        aac(tmp_path / name, wave)
+    else:
+        record(tmp_path / name, wave, **({"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}))
+    whole = (tmp_path / name).read_bytes()
+    chance = np.random.default_rng(7)
+    for _ in range(40):
+        data = bytearray(whole)
+        for place_ in chance.integers(0, len(data), 6):
+            data[place_ : place_ + 8] = chance.bytes(8)
+        (tmp_path / name).write_bytes(data[: chance.integers(1, len(data))] if chance.random() < 0.3 else data)
+        found = cut(tmp_path, name, (0, 1), (1, 2), (2, 3))
+        assert sorted(found) == ["0", "1", "2"]
+        assert all(raw.media or "amiss" in raw.record for raw in found.values())
+
+
 @pytest.mark.parametrize(
     ("begin", "end", "channel", "expected"),
     [
@@ -233,7 +276,11 @@ def test_half_a_minute_is_not_too_long_whatever_floats_make_of_it():
 def index(*audios):
     """An index of recordings with segments: (sid, begin, end, what else it says)."""
     listed = [
-        {"aid": path, "path": path, "segments": [{"sid": s, "begin_time": b, "end_time": e, **m} for s, b, e, m in parts]}
+        {
+            "aid": path,
+            "path": path,
+            "segments": [{"sid": s, "begin_time": b, "end_time": e, **m} for s, b, e, m in parts],
+        }
         for path, parts in audios
     ]
     return {"dataset": "some", "version": "v1.0.0", "audios": listed}
@@ -263,7 +310,11 @@ def test_segments_of_an_index_come_with_their_sound(tmp_path):
 
 def test_tags_become_punctuation_and_garbage_is_refused_unheard(tmp_path):
     opus(tmp_path / "a.opus", 400, 600, 800)
-    texts = [{"text_tn": "SO <COMMA> WHO IS IT <QUESTIONMARK>"}, {"text_tn": "<NOISE>"}, {"text_tn": "OH <EXCLAMATIONPOINT>"}]
+    texts = [
+        {"text_tn": "SO <COMMA> WHO IS IT <QUESTIONMARK>"},
+        {"text_tn": "<NOISE>"},
+        {"text_tn": "OH <EXCLAMATIONPOINT>"},
+    ]
     parts = [(str(number), number + 0.1, number + 0.9, text) for number, text in enumerate(texts)]
     found = read(tmp_path, "gigaspeech", {"GigaSpeech.json": index(("a.opus", parts))})
     by_id = {raw.id: raw for raw in found}
@@ -392,7 +443,7 @@ def test_times_that_are_none_refuse_one_utterance(tmp_path):
 
 def test_texts_without_recordings_are_one_fault(tmp_path):
     (fault,) = read(tmp_path, "kaldi", {"data/text": "a A\nb B\n"})
-    assert (fault.code, fault.message) == ("record-shape", "no recordings: 'data/wav.scp' is missing or empty")
+    assert (fault.code, fault.message) == ("record-shape", "no recordings: wav.scp beside it is missing or empty")
 
 
 def test_lines_are_found_by_their_first_word(tmp_path):
@@ -467,11 +518,15 @@ def test_lists_are_understood_however_they_are_written(tmp_path):
     lists = {
         "a.tsv": "one.wav\thello\ntwo.wav\tgood bye\n",
         "b.csv": 'id,path,sentence,speaker\n7,two.wav,"one, two\nthree",anna\n',
-        "deep/c.jsonl": '{"audio_filepath": "three.wav", "text": "three"}\n{"wav": "four.wav", "txt": "four", "key": "k"}\n',
+        "deep/c.jsonl": jsonl(
+            {"audio_filepath": "three.wav", "text": "three"}, {"wav": "four.wav", "txt": "four", "key": "k"}
+        ),
     }
     found = read(tmp_path, "audio_list", lists)
     drafts = [draft("audio_list", raw.record, kind="asr") for raw in found]
-    assert [(raw.id, made.audios[0], said(made)[1][1], made.speaker) for raw, made in zip(found, drafts, strict=True)] == [
+    assert [
+        (raw.id, made.audios[0], said(made)[1][1], made.speaker) for raw, made in zip(found, drafts, strict=True)
+    ] == [
         ("one.wav", "one.wav", "hello", None),
         ("two.wav", "two.wav", "good bye", None),
         ("7", "two.wav", "one, two\nthree", "anna"),
@@ -504,7 +559,9 @@ def test_a_table_of_something_else_is_one_fault(tmp_path):
 def test_a_list_does_not_lead_out_of_the_corpus(tmp_path):
     (tmp_path / "inside").mkdir()
     record(tmp_path / "secret.wav", notes(400))
-    lines = [{"wav": path, "txt": "a", "start": 0, "end": 1} for path in ("../secret.wav", str(tmp_path / "secret.wav"))]
+    lines = [
+        {"wav": path, "txt": "a", "start": 0, "end": 1} for path in ("../secret.wav", str(tmp_path / "secret.wav"))
+    ]
     found = read(tmp_path / "inside", "audio_list", {"lists/a.jsonl": "\n".join(map(json.dumps, lines))})
     assert [raw.record.get("amiss", {}).get("code") for raw in found] == ["media-outside", "media-outside"]
 
@@ -513,12 +570,18 @@ def test_the_name_of_a_file_is_what_is_said(tmp_path):
     for name in ("cmn-一个.mp3", "cmn-一_也_.mp3", "再见.wav"):
         (tmp_path / name).write_bytes(b"123")
     found = read(tmp_path, "named_audio")
-    assert {raw.id: (said(draft("named_audio", raw.record, kind="asr"))[1][1], raw.begin, raw.end) for raw in found} == {
+    assert {
+        raw.id: (said(draft("named_audio", raw.record, kind="asr"))[1][1], raw.begin, raw.end) for raw in found
+    } == {
         "cmn-一个": ("一个", 0, 3),
         "cmn-一_也_": ("一…也…", 0, 3),
         "再见": ("再见", 0, 3),
     }
-    assert {draft("named_audio", raw.record).audios[0] for raw in found} == {"cmn-一个.mp3", "cmn-一_也_.mp3", "再见.wav"}
+    assert {draft("named_audio", raw.record).audios[0] for raw in found} == {
+        "cmn-一个.mp3",
+        "cmn-一_也_.mp3",
+        "再见.wav",
+    }
 
 
 def test_prompts_say_what_is_spoken_and_nothing_else(tmp_path):
@@ -583,7 +646,10 @@ def test_a_sound_is_asked_about_in_its_own_language():
     assert question.removeprefix("<audio>\n") in QUESTIONS["en"]
     assert answer == ("gpt", "A dog barks.")
     chinese = {**SOUND["wavcaps"], "caption": "狗在叫。"}
-    assert said(draft("wavcaps", chinese, kind="caption", language="zh+en"))[0][1].removeprefix("<audio>\n") in QUESTIONS["zh"]
+    assert (
+        said(draft("wavcaps", chinese, kind="caption", language="zh+en"))[0][1].removeprefix("<audio>\n")
+        in QUESTIONS["zh"]
+    )
     assert said(draft("wavcaps", SOUND["wavcaps"], kind="asr"))[0] == ("human", "<audio>")
     assert len(QUESTIONS["en"]) == len(QUESTIONS["zh"]) == len({*QUESTIONS["en"], *QUESTIONS["zh"]}) // 2
 
@@ -597,7 +663,15 @@ def recording(own, source="x.wav", type_="file", channels=(0,), duration=3.0, **
 
 
 def supervision(own, recording_id, start, duration, **more):
-    return {"id": own, "recording_id": recording_id, "start": start, "duration": duration, "channel": 0, "text": own, **more}
+    return {
+        "id": own,
+        "recording_id": recording_id,
+        "start": start,
+        "duration": duration,
+        "channel": 0,
+        "text": own,
+        **more,
+    }
 
 
 def jsonl(*values):
@@ -671,10 +745,20 @@ def test_cuts_bring_their_recordings(tmp_path):
     assert reasons(found, "lhotse") == {"c2": "answer-empty", "c3": "media-missing", "one": "@audio", "two": "@audio"}
 
 
+def test_manifests_may_name_files_beside_them(tmp_path):
+    lhotse_sounds(tmp_path / "data")
+    said_twice = [supervision("one", "x", 0.1, 0.8), supervision("two", "x", 1.1, 0.8)]
+    cut_ = {"id": "c", "start": 0, "duration": 3.0, "recording": RECORDINGS[0], "supervisions": said_twice}
+    found = read(tmp_path, "lhotse", {"data/cuts.jsonl": jsonl(cut_)})
+    assert pitches(found) == {"one": (400, 0.8), "two": (600, 0.8)}
+
+
 def test_a_zipped_manifest_that_breaks_off_keeps_what_came_before(tmp_path):
     lhotse_sounds(tmp_path)
     (tmp_path / "recordings.jsonl").write_text(jsonl(*RECORDINGS))
-    packed = gzip.compress(jsonl(*SUPERVISIONS, *(supervision(f"{n * 7919 % 1000}", "y", 0, 1) for n in range(500))).encode())
+    packed = gzip.compress(
+        jsonl(*SUPERVISIONS, *(supervision(f"{n * 7919 % 1000}", "y", 0, 1) for n in range(500))).encode()
+    )
     (tmp_path / "supervisions.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     found = read(tmp_path, "lhotse")
     faults = [fault for fault in found if isinstance(fault, Fault)]

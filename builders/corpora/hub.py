@@ -15,7 +15,7 @@ set is run: the library has not done so since its version 4. A record's place is
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ import orjson
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.rows import MEDIUM_OF, draft_row, raw_of
 from tarsia.builders.storage import Store
-from tarsia.schemas.errors import BadCatalog, MissingExtra
+from tarsia.schemas.errors import BadCatalog, MissingExtra, Outside
 from tarsia.schemas.sample import Draft
 
 RECORD = "one row"
@@ -60,9 +60,16 @@ def _splits(source: Store, file: str) -> Iterable[Any]:
         import datasets
     except ImportError:
         raise MissingExtra("datasets", "hub") from None
-    opened = datasets.load_dataset(**_asked(source, file), streaming=True)
+    asked = _asked(source, file)
+    wanted = asked.pop("split", None)
+    builder = datasets.load_dataset_builder(**asked)
+    files = builder.config.data_files or {}
+    for path in (path for split in files.values() for path in split):
+        if not path.startswith("hf://") and not Path(path).resolve().is_relative_to(source.url):
+            raise Outside(f"'{file}' stands for {path}, which leaves {source.url}")  # so a README.md may say
+    opened = builder.as_streaming_dataset(split=wanted)
     splits = opened.values() if isinstance(opened, dict) else [opened]
-    return [split.decode(False) for split in splits]
+    return [split.decode(False) if split.features else split for split in splits]
 
 
 def _asked(source: Store, file: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ are never run, and their utterances are refused, as are places inside Kaldi's ar
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,34 +38,33 @@ _ARCHIVE = re.compile(r":\d+(?:\[[^\]]*\])?$")
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:
     """The lines of `text`, each with what the other tables know. 16 bytes a line of each are held."""
-    folder = PurePosixPath(file).parent
-    names = [str(folder / name) for name in ("wav.scp", "utt2spk", "segments")]
-    with Lookup(source, names[0]) as recordings, Lookup(source, names[1]) as speakers:
+    with ExitStack() as stack:
+        paths = (str(PurePosixPath(file).with_name(name)) for name in ("wav.scp", "utt2spk", "segments"))
+        recordings, speakers, segments = (stack.enter_context(Lookup(source, path)) for path in paths)
         if not recordings:
-            yield Fault("record-shape", f"no recordings: '{names[0]}' is missing or empty", b"", 0, 0)
+            yield Fault("record-shape", "no recordings: wav.scp beside it is missing or empty", b"", 0, 0)
             return
-        with Lookup(source, names[2]) as segments:
 
-            def parts(line: Line) -> list[Piece]:
-                own, *said = line.text.split(maxsplit=1)
-                record: dict[str, Any] = {"id": own, "text": said[0].strip() if said else ""}
-                if speaker := speakers.rest(own):
-                    record["speaker"] = speaker
-                recording = own
-                if segments:
-                    recording, *times = (segments.rest(own) or "").split() or [""]
-                    record |= {"recording": recording, "times": times}
-                record["audio"] = recordings.rest(recording) or ""
-                return [_piece(Raw(own, record, line.begin, line.end))]
+        def parts(line: Line) -> list[Piece]:
+            own, *said = line.text.split(maxsplit=1)
+            record: dict[str, Any] = {"id": own, "text": said[0].strip() if said else ""}
+            if speaker := speakers.rest(own):
+                record["speaker"] = speaker
+            recording = own
+            if segments:
+                recording, *times = (segments.rest(own) or "").split() or [""]
+                record |= {"recording": recording, "times": times}
+            record["audio"] = recordings.rest(recording) or ""
+            return [_piece(Raw(own, record, line.begin, line.end))]
 
-            yield from gathered(source, (source, file), lines(source, file), parts)
+        yield from gathered(source, (source, file), lines(source, file), parts)
 
 
 def _piece(raw: Raw) -> Piece:
     try:
         where = _where(raw.record)
     except Refused:
-        where = ""
+        return raw, None
     return raw, where if isinstance(where, Place) else None
 
 

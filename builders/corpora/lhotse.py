@@ -14,6 +14,7 @@ Lhotse would change as it loads them (other speeds, tones) are refused, and so a
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -91,18 +92,19 @@ def _record(supervision: Any, begin: float, recording: Any) -> Any:
     record = {key: supervision[key] for key in _KEPT if key in supervision}
     if isinstance(start := record.get("start"), int | float):
         record["start"] = round(begin + start, 6)
-    return {**record, "recording": recording}
+    return {**record, "recording": deepcopy(recording)}
 
 
 def _piece(record: Any, near: Near, begin: int, end: int) -> Piece:
+    raw = Raw(own_id(record), record, begin, end)
     try:
-        for each in fields(fields(record).get("recording")).get("sources") or ():
-            if isinstance(each, dict) and each.get("type") == "file" and isinstance(each.get("source"), str):
-                each["source"] = near.path(each["source"])
-        where = _where(fields(record))
+        found = _source(fields(record))
+        if found["type"] == "file":
+            found["source"] = near.path(text(found, "source"))
+        where = _where(record)
     except Refused:
-        where = ""
-    return Raw(own_id(record), record, begin, end), where if isinstance(where, Place) else None
+        return raw, None
+    return raw, where if isinstance(where, Place) else None
 
 
 def draft(record: Any, at: At) -> Draft:
@@ -116,38 +118,35 @@ def draft(record: Any, at: At) -> Draft:
 
 def _where(record: dict[str, Any]) -> str | Place:
     """The file of a supervision, or its place in one."""
-    recording = record.get("recording")
-    if not isinstance(recording, dict):
-        raise Refused("media-missing", "no recording is known for it")
-    channel = record.get("channel", 0)
-    channel = channel[0] if isinstance(channel, list) and channel else channel
-    found = _source(recording, channel)
-    if found.get("type") == "command":
+    found = _source(record)
+    if found["type"] == "command":
         raise Refused("audio-pipe", f"a command would make the sound, and is not run: {str(found.get('source'))[:200]}")
-    if found.get("type") != "file":
-        raise Refused("audio-source", f"a source of type {str(found.get('type'))[:40]!r} is not read")
-    changed = [step for step in recording.get("transforms") or () if not _is_resampling(step)]
-    if changed:
+    if found["type"] != "file":
+        raise Refused("audio-source", f"a source of type {str(found['type'])[:40]!r} is not read")
+    changed = record["recording"].get("transforms") or []
+    if not isinstance(changed, list) or any(fields(step).get("name") != "Resample" for step in changed):
         raise Refused("audio-source", f"the recording would be changed on loading: {str(changed)[:200]}")
     path, start, duration = clean(text(found, "source")), record.get("start"), record.get("duration")
-    channels = found.get("channels")
-    column = channels.index(channel) if isinstance(channels, list) and channel in channels else 0
+    column = found["channels"].index(_channel(record)) if _channel(record) in found["channels"] else 0
     end = start + duration if isinstance(start, int | float) and isinstance(duration, int | float) else None
-    whole = recording.get("duration")
+    whole = record["recording"].get("duration")
     if start == 0 and column == 0 and end and isinstance(whole, int | float) and end >= whole - 0.01:
         return path
     return place(path, start, end, column)
 
 
-def _source(recording: dict[str, Any], channel: Any) -> dict[str, Any]:
-    """The source of a recording that holds a channel, or its first."""
-    given = recording.get("sources")
+def _source(record: dict[str, Any]) -> dict[str, Any]:
+    """The source that holds the channel of a supervision, or else the first."""
+    if not isinstance(record.get("recording"), dict):
+        raise Refused("media-missing", "no recording is known for it")
+    given = record["recording"].get("sources")
     sources = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    sources = [each for each in sources if "type" in each and isinstance(each.get("channels"), list)]
     if not sources:
-        raise Refused("media-missing", "the recording has no source")
-    holding = [each for each in sources if isinstance(each.get("channels"), list) and channel in each["channels"]]
-    return (holding or sources)[0]
+        raise Refused("media-missing", "the recording has no source with channels")
+    return next((each for each in sources if _channel(record) in each["channels"]), sources[0])
 
 
-def _is_resampling(step: Any) -> bool:
-    return isinstance(step, dict) and step.get("name") == "Resample"
+def _channel(record: dict[str, Any]) -> Any:
+    given = record.get("channel", 0)
+    return given[0] if isinstance(given, list) and given else given

@@ -18,6 +18,7 @@ both encodings were joined into one, the parts that are UTF-8 stay what they are
 import io
 import re
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -46,9 +47,10 @@ class Text(io.BufferedReader):
         """The encoding on disk, once a byte has been read that tells it; None while all is ASCII."""
         return self._text.encoding
 
-    def place(self, at: int) -> int:
+    @property
+    def place(self) -> Callable[[int], int]:
         """Where on disk a byte of the UTF-8 that has been read comes from."""
-        return self._text.place(at)
+        return self._text.place
 
     def on_disk(self, begin: int, end: int) -> bytes:
         """The bytes between two places on disk."""
@@ -195,6 +197,8 @@ class _Text(io.RawIOBase):
 
     def place(self, at: int) -> int:
         """Where on disk a byte of the UTF-8 comes from."""
+        if not self._blocks:
+            return self._mark + at
         number = bisect_right(self._blocks, at, key=lambda block: block.at) - 1
         if number < 0:
             return self._mark + at

@@ -31,7 +31,6 @@ _TRIES = 16  # places tried for a sound element after one without an end
 _LINES = 100  # lines of which none parses: the file is something else
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BETWEEN = re.compile(rb"[\s,]*+")
 _OPENING = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*+")\s*:', re.DOTALL)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)

@@ -20,6 +20,7 @@ from tarsia.builders.storage import Store
 
 _HELD = 32 << 20  # bytes of text that are kept until their sample is whole; beyond, they are read again
 _HEADER = 1 << 20  # bytes of an extended header, at most
+_DIGITS = 18  # of a number in it, at most
 _ZERO = bytes(BLOCKSIZE)
 _PLAIN = (b"0", b"\0", b"7")  # types of members that are files in one piece
 
@@ -45,31 +46,39 @@ def members(stream: BinaryIO) -> Iterator[Member | Fault]:
     while at < size:
         stream.seek(at)
         block = stream.read(BLOCKSIZE)
-        if block == _ZERO:  # the end, or a seam where tars were joined
+        if block == _ZERO and not longer:  # the end, or a seam where tars were joined
             at = begin = at + BLOCKSIZE
             continue
         try:
-            found = TarInfo.frombuf(block, "utf-8", "replace")
+            found = _header(block)
         except HeaderError as error:
-            at, was = _next_header(stream, at, size), at
-            cut = len(block) < BLOCKSIZE
-            yield Fault("tar-truncated" if cut else "tar-broken", f"no header: {error}", block, was, at)
+            at, code = _next_header(stream, at, size), "tar-truncated" if len(block) < BLOCKSIZE else "tar-broken"
+            yield Fault(code, f"no header: {error}", block, begin, at)
             begin, longer = at, {}
             continue
         offset, length = at + BLOCKSIZE, int(longer.get("size", found.size))
         name = longer.get("path", found.name)
         if offset + length > size:
-            yield Fault("tar-truncated", f"the file ends inside '{name}'", b"", begin, size)
+            yield Fault("tar-truncated", f"the file ends inside '{name}'", block, begin, size)
             return
         at = offset + length + -length % BLOCKSIZE
-        if found.type in (b"x", b"L"):
+        if found.type in (b"x", b"L", b"K"):
             longer |= _extended(found.type, stream.read(min(length, _HEADER)))
             continue
         if found.type in _PLAIN and "GNU.sparse.major" not in longer and "GNU.sparse.map" not in longer:
             yield Member(name, begin, offset, length)
-        elif found.type in (b"1", b"2", b"S") or found.type in _PLAIN:
-            yield Fault("tar-link", f"'{name}' is a link or has holes: it has no content of its own", b"", begin, at)
+        elif found.type not in (b"5", b"g"):
+            yield Fault("tar-link", f"'{name}' is a link or has holes: it has no content of its own", block, begin, at)
         begin, longer = at, {}
+    if longer:
+        yield Fault("tar-truncated", "the file ends behind an extended header", b"", begin, size)
+
+
+def _header(block: bytes) -> TarInfo:
+    found = TarInfo.frombuf(block, "utf-8", "replace")
+    if found.size < 0:
+        raise HeaderError("a size below zero")
+    return found
 
 
 def _next_header(stream: BinaryIO, at: int, size: int) -> int:
@@ -79,7 +88,7 @@ def _next_header(stream: BinaryIO, at: int, size: int) -> int:
         block = stream.read(BLOCKSIZE)
         if block[257:262] == b"ustar":
             try:
-                TarInfo.frombuf(block, "utf-8", "replace")
+                _header(block)
             except HeaderError:
                 continue
             return at
@@ -88,17 +97,18 @@ def _next_header(stream: BinaryIO, at: int, size: int) -> int:
 
 def _extended(kind: bytes, data: bytes) -> dict[str, str]:
     """What an extended header says: lines of length, name and value, or a long name alone."""
-    if kind == b"L":
-        return {"path": data.rstrip(b"\0").decode(errors="replace")}
+    if kind != b"x":
+        return {"path" if kind == b"L" else "linkpath": data.rstrip(b"\0").decode(errors="replace")}
     said: dict[str, str] = {}
     while data:
         length = data.partition(b" ")[0]
-        if not length.isdigit() or not (line := data[len(length) + 1 : int(length) - 1]):
+        if not length.isdigit() or len(length) > _DIGITS or not (line := data[len(length) + 1 : int(length) - 1]):
             break
         name, _, value = line.partition(b"=")
         said[name.decode(errors="replace")] = value.decode(errors="replace")
         data = data[int(length) :]
-    if not said.get("size", "0").isdigit():
+    size = said.get("size", "0")
+    if not size.isdecimal() or len(size) > _DIGITS:
         del said["size"]
     return said
 

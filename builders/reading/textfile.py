@@ -50,17 +50,18 @@ def _joined(held: list[Line]) -> Line:
 
 def _lines(source: Store, file: str) -> Iterator[Line | Fault]:
     with Text(source, file) as stream:
+        place = stream.place
         end = 0
         while line := stream.readline(LARGEST):
             begin, end = end, end + len(line)
             raw = line.rstrip(b"\r\n")
             if begin == 0 and raw.startswith(_BOM):
                 raw, begin = raw[len(_BOM) :], len(_BOM)
-            place = stream.place(begin), stream.place(begin + len(raw))
+            first, last = place(begin), place(begin + len(raw))
             try:
                 text = raw.decode()
             except UnicodeDecodeError as error:
-                message = f"byte {stream.place(begin + error.start)} is not {stream.encoding}; {TRIED}"
-                yield Fault("text-encoding", message, stream.on_disk(place[0], min(place[1], place[0] + KEPT)), *place)
+                message = f"byte {place(begin + error.start)} is not {stream.encoding}; {TRIED}"
+                yield Fault("text-encoding", message, stream.on_disk(first, min(last, first + KEPT)), first, last)
                 continue
-            yield Line(text, *place)
+            yield Line(text, first, last)
