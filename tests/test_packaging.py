@@ -26,7 +26,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_module_and_page_and_nothing_else(wheel):
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    tracked = subprocess.run(["git", "ls-files", "schemas", "builders", "manifests", "pipelines"], cwd=ROOT,
+    tracked = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "schemas", "builders", "manifests", "pipelines"], cwd=ROOT,
                              capture_output=True, text=True)  # fmt: skip
     there = tracked.stdout.split() or [str(path.relative_to(ROOT)) for folder in ("schemas", "builders", "manifests",
              "pipelines") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]  # fmt: skip
