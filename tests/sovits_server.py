@@ -131,7 +131,7 @@ class Server:
 
     def asleep(self, seconds):
         """Sleeps as work would; wakes only when the server ends."""
-        if seconds and self._leave.wait(seconds):
+        if seconds > 0 and self._leave.wait(seconds):
             raise ConnectionResetError
 
 
@@ -288,13 +288,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def play(self, body, text, seed):
         server = self.sovits
+        until = time.monotonic()
         server.asked.append(body)
         kind, delay, seconds = server.rule(body, len(server.asked) - 1)
-        server.asleep(delay or server.delay)
+        until += delay or server.delay
         rate = RATES[server.model]
         seconds = seconds or (server.seconds - TAIL if server.seconds else expected(text))
         samples = speech(text, seconds, rate, seed)
         whole = wav(samples, rate)
+        server.asleep(until - time.monotonic())
         if kind == "same bytes" and server.last:
             return self.audio(server.last)
         if kind in {"speech", "same bytes"}:

@@ -108,8 +108,8 @@ def test_a_question_mark_alone_is_silence():
         ({"voice": "en-uk"}, "en", "no eSpeak voice 'en-uk'; did you mean 'en-us'? Known: cmn, en-029, en-gb,"),
         ({"voice": "en-us+f33"}, "en", "no variant of an eSpeak voice 'f33'; did you mean 'f3'?"),
         ({"voice": "en-us+klatt6"}, "en", "no variant of an eSpeak voice 'klatt6'"),  # its noise is C's rand()
-        ({"speed": "3"}, "en", "no option of an eSpeak voice 'speed' Known: voice"),
-        ({}, "fr", "no language of eSpeak 'fr' Known: en, zh"),
+        ({"speed": "3"}, "en", "no option of an eSpeak voice 'speed'. Known: voice"),
+        ({}, "fr", "no language of eSpeak 'fr'. Known: en, zh"),
     ],
 )
 def test_unknown_voices_are_named_with_the_known_ones(options, language, message):

@@ -1,7 +1,8 @@
 """Engines that speak: one file, one engine. The file's name is its registration.
 
-An engine is a module with `speak(spoken, *, language, options) -> Wave` and `version() -> str`; the version is part of
-every clip's identity, so a new engine never passes for an old one.
+An embedded engine is a module with `speak(spoken, *, language, options) -> Wave` and `version() -> str`; the version is
+part of every clip's identity, so a new engine never passes for an old one. An engine that is a server has `request`,
+`say`, `patience` and `probe` instead (`builders.fleet.Served`); `tarsia speak` drives embedded engines only, so far.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from tarsia.schemas.errors import UnknownName
+from tarsia.schemas.errors import BadVoices, UnknownName
 
 
 class Wave(NamedTuple):
@@ -41,4 +42,7 @@ def find(name: str, where: str = "") -> Engine:
     """The engine of a name; `package.module` imports someone else's."""
     if "." not in name and name not in engines():
         raise UnknownName("engine", name, engines(), where)
-    return cast(Engine, import_module(name if "." in name else f"{__name__}.{name}"))
+    engine = import_module(name if "." in name else f"{__name__}.{name}")
+    if not hasattr(engine, "speak"):
+        raise BadVoices(f"{where}{': ' if where else ''}engine '{name}' is a server's client, driven by builders.fleet")
+    return cast(Engine, engine)
