@@ -179,15 +179,19 @@ def understand(record: Any, at: At, reader: Reader) -> Draft:
         raise
     except Exception as error:  # the reader's mistake or the record's: it is looked at in the quarantine
         raise Refused("reader-failed", f"{type(error).__name__}: {error}") from error
-    folder = at.corpus.media
-    if not folder:
+    if not (at.corpus.media or at.corpus.strip):
         return draft
     return draft.model_copy(
-        update={
-            name: tuple(path if path.startswith("@") else f"{folder}/{path}" for path in getattr(draft, name))
-            for name in MEDIA
-        }
+        update={name: tuple(_placed(path, at.corpus) for path in getattr(draft, name)) for name in MEDIA}
     )
+
+
+def _placed(path: str, corpus: Corpus) -> str:
+    """Where a medium lies below the root; what the record carries itself (@) stays as it is."""
+    if path.startswith("@"):
+        return path
+    path = path.removeprefix(corpus.strip)
+    return f"{corpus.media}/{path}" if corpus.media else path
 
 
 def draws(keys: Sequence[str]) -> Draws:

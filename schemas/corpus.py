@@ -3,12 +3,13 @@
 corpora:
   coco_en:
     format: coco            # a file of builders/corpora, or package.module of your own
-    kind: caption           # caption | qa | asr | tts
+    kind: caption           # caption | qa | asr | tts | noise
     language: en            # en | zh | zh+en (then told per sample by its script)
     licence: CC BY 2.0
     root: raw/coco          # a folder or s3:// address; relative to the catalog
     files: annotations/*.json
     media: train2017        # where media paths of the records start, relative to the root
+    strip: /home/me/data/   # what stands before media paths in the records and leads nowhere here
     tags: [image]
     cap: 4096               # records per shard before it splits; never change it lightly
 """
@@ -34,6 +35,7 @@ class Corpus(Model):
     root: str
     files: tuple[str, ...] = ()
     media: str = ""
+    strip: str = ""
     tags: tuple[str, ...] = ()
     cap: int = Field(default=CAP, ge=1)
 

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -323,3 +324,38 @@ def test_a_mistake_is_one_line_and_exit_code_2(world, tmp_path, monkeypatch, cap
     assert told.startswith("tarsia: ")
     assert said in told
     assert not (tmp_path / "lake").exists()
+
+
+def test_media_are_found_below_their_folder_without_the_prefix_to_strip(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(jpeg(1))
+    records = [
+        asked("<image>\nWhat is it?", "A colour.", id="1", image="/home/me/data/a.jpg"),
+        asked("<image>\nAnd this?", "A colour.", id="2", image="a.jpg"),
+    ]
+    write_lines(tmp_path / "a.jsonl", records)
+    (tmp_path / "catalog.yaml").write_text(
+        "corpora:\n  a: {format: llava, kind: qa, language: en, licence: CC0, root: ., files: a.jsonl, media: images, "
+        "strip: /home/me/data/}\n"
+    )
+    (report,) = run(tmp_path / "catalog.yaml", tmp_path / "lake")
+    assert (report.samples, report.quarantined) == (2, {})
+
+
+def test_a_tar_packed_anew_holds_the_same_samples(tmp_path):
+    shards = {}
+    for name, order in (("one", (1, 2, 3)), ("two", (3, 1, 2))):
+        (tmp_path / name).mkdir()
+        with tarfile.open(tmp_path / name / "a.tar", "w") as tar:
+            for number in order:
+                for member, data in ((f"{number}.jpg", jpeg(number)), (f"{number}.txt", f"Colour {number}.".encode())):
+                    info = tarfile.TarInfo(member)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        (tmp_path / f"{name}.yaml").write_text(
+            f"corpora:\n  a: {{format: webdataset, kind: caption, language: en, licence: CC0, root: {name}}}\n"
+        )
+        (report,) = run(tmp_path / f"{name}.yaml", tmp_path / f"lake-{name}")
+        assert (report.records, report.samples) == (3, 3)
+        shards[name] = shards_of(tmp_path / f"lake-{name}", "a")
+    assert shards["one"] == shards["two"]
