@@ -34,6 +34,7 @@ def test_a_catalog_says_what_it_says(page, tmp_path):
         "root": str(tmp_path / "raw"),
         "files": [],
         "media": "",
+        "strip": "",
         "tags": [],
         "cap": 4096,
     }
