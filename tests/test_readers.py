@@ -4,7 +4,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarsia.builders.corpora import At, Fault, find, formats
@@ -69,13 +68,6 @@ def test_the_formats_are_the_readers_and_not_what_they_share():
     assert not {"fields", "jsonfile", "language", "templates", "textfile", "turns"} & set(formats())
 
 
-@pytest.mark.parametrize("format_", WRITTEN)
-def test_a_reader_says_what_a_record_is(format_):
-    reader = find(format_)
-    assert reader.RECORD
-    assert all("*" in pattern for pattern in reader.FILES)
-
-
 EXPECTED = {
     "coco_en": 45,
     "mathv_en": 40,
@@ -126,28 +118,6 @@ SOUND = {
     "sharegpt": {"id": "a", "items": [*talk(("gpt", "I am here.")), *HELLO, {"role": "user", "content": "bye"}]},
     "video": {"id": 1, "video": "a.mp4", "caption": "A dog runs.", "conversations": None},
 }
-
-
-@pytest.mark.parametrize("format_", WRITTEN)
-def test_the_records_that_are_mutated_below_are_sound(format_):
-    check_turns(draft(format_, SOUND[format_]))
-
-
-@pytest.mark.parametrize("format_", WRITTEN)
-@settings(deadline=None, max_examples=150)
-@given(record=JSON)
-def test_any_json_is_drafted_or_refused(format_, record):
-    drafted_or_refused(format_, record)
-
-
-@pytest.mark.parametrize("format_", WRITTEN)
-@settings(deadline=None, max_examples=250)
-@given(data=st.data())
-def test_any_change_to_a_sound_record_is_drafted_or_refused(format_, data):
-    record = json.loads(json.dumps(SOUND[format_]))
-    for _ in range(data.draw(st.integers(1, 3))):
-        record = changed(record, data)
-    drafted_or_refused(format_, record)
 
 
 def drafted_or_refused(format_, record):

@@ -13,14 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_readers import HELLO, JSON, changed, code, draft, drafted_or_refused, read, said, talk
+from test_readers import HELLO, code, draft, read, said, talk
 
 from tarsia.builders.corpora import Fault, Raw, Span, find
 from tarsia.builders.reading.rows import medium_of, take_media
 from tarsia.builders.reading.speech import QUESTIONS
 from tarsia.builders.reading.tarfile_ import members
 from tarsia.builders.reading.templates import TEMPLATES
-from tarsia.builders.samples import check_turns
 from tarsia.builders.storage import open_store
 from tarsia.schemas.errors import BadCatalog, MissingExtra, Outside, Refused
 
@@ -37,35 +36,6 @@ SOUND = {
         "members": {"jpg": 9, "1.png": 7},
     },
 }
-
-
-@pytest.mark.parametrize("format_", SOUND)
-def test_a_reader_says_what_a_record_is(format_):
-    reader = find(format_)
-    assert reader.RECORD
-    assert all("*" in pattern for pattern in reader.FILES)
-
-
-@pytest.mark.parametrize("format_", SOUND)
-def test_the_records_that_are_mutated_below_are_sound(format_):
-    check_turns(draft(format_, SOUND[format_], kind="caption"))
-
-
-@pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=150)
-@given(record=JSON)
-def test_any_json_is_drafted_or_refused(format_, record):
-    drafted_or_refused(format_, record)
-
-
-@pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=400)
-@given(data=st.data())
-def test_any_change_to_a_sound_record_is_drafted_or_refused(format_, data):
-    record = json.loads(json.dumps(SOUND[format_]))
-    for _ in range(data.draw(st.integers(1, 3))):
-        record = changed(record, data)
-    drafted_or_refused(format_, record)
 
 
 def image(color=0, form="JPEG"):

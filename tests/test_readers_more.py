@@ -1,14 +1,13 @@
 """Readers of OCR, questions and text, and the encodings that files come in."""
 
 import json
-from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_readers import JSON, at, changed, code, draft, drafted_or_refused, read, said, talk
+from test_readers import at, code, draft, read, said, talk
 
-from tarsia.builders.corpora import Fault, find, plain
+from tarsia.builders.corpora import Fault, plain
 from tarsia.builders.reading import encoding
 from tarsia.builders.reading.boxes import about_text, thousandths
 from tarsia.builders.reading.boxes import box as marked
@@ -105,40 +104,6 @@ SOUND = {
         "split": "",
     },
 }
-
-
-@pytest.mark.parametrize("format_", SOUND)
-def test_a_reader_says_what_a_record_is(format_):
-    reader = find(format_)
-    assert reader.RECORD
-    assert all("*" in pattern for pattern in reader.FILES)
-
-
-@pytest.mark.parametrize("format_", SOUND)
-def test_the_records_that_are_mutated_below_are_sound(format_):
-    check_turns(draft(format_, SOUND[format_]))
-
-
-KINDS = ["caption", "qa", "asr", "tts", "noise"]
-
-
-@pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=50)
-@given(record=JSON)
-def test_any_json_is_drafted_or_refused(format_, record):
-    drafted_or_refused(format_, record)
-
-
-@pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=150)
-@given(data=st.data())
-def test_any_change_to_a_sound_record_is_drafted_or_refused(format_, data):
-    record = json.loads(json.dumps(SOUND[format_]))
-    for _ in range(data.draw(st.integers(1, 3))):
-        record = changed(record, data)
-    drafted_or_refused(format_, record)
-    with suppress(Refused):
-        draft(format_, record, kind=data.draw(st.sampled_from(KINDS)), language="zh+en", media="a/b")
 
 
 # --- encodings ------------------------------------------------------------------------------------------------------

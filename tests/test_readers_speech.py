@@ -8,15 +8,12 @@ import tarfile
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_readers import JSON, changed, code, draft, drafted_or_refused, read, said
+from test_readers import code, draft, read, said
 
 from tarsia.builders.corpora import Fault, Raw, Span, find
 from tarsia.builders.reading.lookup import Lookup
 from tarsia.builders.reading.segments import Place, heard, place
 from tarsia.builders.reading.speech import QUESTIONS
-from tarsia.builders.samples import check_turns
 from tarsia.builders.storage import open_store
 from tarsia.schemas.errors import Refused, StorageFault
 
@@ -54,35 +51,6 @@ SOUND = {
         "audio": "a.opus",
     },
 }
-
-
-@pytest.mark.parametrize("format_", SOUND)
-def test_a_reader_says_what_a_record_is(format_):
-    reader = find(format_)
-    assert reader.RECORD
-    assert all("*" in pattern for pattern in reader.FILES)
-
-
-@pytest.mark.parametrize("format_", SOUND)
-def test_the_records_that_are_mutated_below_are_sound(format_):
-    check_turns(draft(format_, SOUND[format_], kind="asr"))
-
-
-@pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=100)
-@given(record=JSON)
-def test_any_json_is_drafted_or_refused(format_, record):
-    drafted_or_refused(format_, record)
-
-
-@pytest.mark.parametrize("format_", SOUND)
-@settings(deadline=None, max_examples=250)
-@given(data=st.data())
-def test_any_change_to_a_sound_record_is_drafted_or_refused(format_, data):
-    record = json.loads(json.dumps(SOUND[format_]))
-    for _ in range(data.draw(st.integers(1, 3))):
-        record = changed(record, data)
-    drafted_or_refused(format_, record)
 
 
 # --- sounds ---------------------------------------------------------------------------------------------------------
