@@ -44,10 +44,10 @@ def test_every_path_to_look_at_is_there(tmp_path):
 def test_the_story_on_object_storage_is_the_same_to_the_digest(tmp_path, s3):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     printed = []
-    for lake in ("lake", s3):
+    for lake in ("the-lake", s3):
         words = [TARSIA, "demo", lake, "--quiet"]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        printed.append(re.sub(rf"\b{re.escape(lake)}\b", "LAKE", done.stdout))
+        printed.append(done.stdout.replace(lake, "LAKE"))
     assert printed[0] == printed[1]
     assert "state after it: {'manifest': " in printed[0]
