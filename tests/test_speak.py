@@ -112,7 +112,7 @@ def test_a_refused_question_is_replaced_by_the_next_and_kept_with_its_reason(tow
     assert refused == [([{"turn": 0, "reason": "silent"}], [])]
 
 
-def test_what_the_small_stage_hears_the_large_one_hears_too(town):
+def test_a_later_stage_adds_to_the_sidecars_and_takes_nothing_away(town):
     lake = fill(town)
     say(town, lake, ["small"])
     small = {row["key"] for row in sidecar_rows(lake)}
