@@ -1,12 +1,13 @@
 """What several tests share: a real object store."""
 
+import fcntl
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def s3_server(tmp_path_factory):
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    master, volume, filer, s3 = _free_ports(4)
+    with _free_ports(4) as (master, volume, filer, s3):
+        yield from _serving(folder, master, volume, filer, s3)
+
+
+def _serving(folder, master, volume, filer, s3):
     words = (
         f"-logtostderr=true server -dir {folder / 'data'} -ip 127.0.0.1 -ip.bind 127.0.0.1 "
         f"-master.port {master} -volume.port {volume} -filer -filer.port {filer} "
@@ -65,14 +70,25 @@ def s3(s3_server):
     return f"s3://tarsia/{next(_places)}/lake"
 
 
+@contextmanager
 def _free_ports(number):
-    """Ports that are free, and so are those GRPC above."""
-    found, port = [], 20_000 + os.getpid() % 10_000
-    while len(found) < number:
-        port = 20_000 + (port + 1) % 10_000
-        if all(_is_free(one) for one in (port, port + GRPC)):
-            found.append(port)
-    return found
+    """Ports that are free, and so are those GRPC above; held against other runs of these tests on this machine.
+
+    Both lie below the ports that the system gives to clients (32,768 and above on Linux).
+    """
+    for first in range(12_000, 22_000, number):
+        ports = range(first, first + number)
+        lock = Path(tempfile.gettempdir(), f"tarsia-tests-{first}.lock")
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if all(_is_free(one) for port in ports for one in (port, port + GRPC)):
+                yield ports
+                lock.unlink()
+                return
+    pytest.fail("no free ports for the S3 server")
 
 
 def _is_free(port):
