@@ -241,3 +241,14 @@ def test_pools_that_cannot_be_driven_are_said(town, servers):
     with pytest.raises(BadVoices, match="'anna' cannot be calibrated: 8 questions are for it, at least 20 are needed"):
         say(town, lake, *servers, stages=("tiny",))
     assert requests(servers) == 0
+
+
+def test_a_server_that_speaks_as_openai_does_is_driven_the_same_way(town, servers):
+    lake = fill(town)
+    urls = json.dumps([f"{server.url}/v1" for server in servers])
+    voice = "voices:\n  nora: {engine: openai, language: en, options: {model: kokoro, voice: bf_emma}}\n"
+    (town / "nora.yaml").write_text(f"{voice}endpoints: {{openai: {urls}}}\n")
+    with open_pool(1) as workers:
+        recipe = read_recipe(str(town / "half.yaml"))
+        report = speak(recipe, lake, read_voices(str(town / "nora.yaml")), workers, only=("whole",), quiet=True)[0]
+    assert (report.spoken, report.pending, requests(servers)) == (HALF, {}, HALF)
