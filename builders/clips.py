@@ -5,7 +5,7 @@ two jobs decided the same clip, the lower number holds: the first verdict writte
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ from tarsia.builders.audio import encode_flac, resampled_length
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
-from tarsia.builders.voices import Wave, find
+from tarsia.builders.voices import Engine, Wave, find
 from tarsia.schemas.errors import Exists, Refused
 from tarsia.schemas.voice import VERDICTS, Voice
 
@@ -39,31 +39,43 @@ def verdicts(store: Store, pool: str) -> dict[str, dict[str, Any]]:
 
 
 def speak_all(store: Store, pool: str, orders: Iterable[Order]) -> int:
-    """Asks the voices, and seals what came of it as one segment. The number of clips accepted."""
+    """Asks embedded voices, and seals what came of it as one segment. The number of clips accepted."""
+    return seal(store, pool, ((order, _ask(order), 1) for order in orders))
+
+
+def _ask(order: Order) -> Wave | Refused:
+    voice = order.voice
+    engine = cast(Engine, find(voice.engine, f"voice '{voice.name}'"))
+    try:
+        return accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+    except Refused as error:
+        return error
+
+
+def seal(store: Store, pool: str, decided: Iterable[tuple[Order, Wave | Refused, int]]) -> int:
+    """Publishes one segment: what came of each order, and how many seeds it took. The number of clips accepted."""
     rows: list[dict[str, Any]] = []
     with store.spool() as file:
         tar = TarWriter(file)
-        for order in orders:
+        for order, speech, seeds in decided:
             row = {
                 "clip": order.clip,
                 "voice": order.voice.name,
                 "engine": order.voice.engine,
                 "language": order.voice.language,
                 "spoken": order.spoken,
-                "seeds": 1,
+                "seeds": seeds,
             }
-            try:
-                wave = accept(_ask(order.voice, order.spoken))
-            except Refused as error:
-                rows.append({**row, "reason": error.code})
+            if isinstance(speech, Refused):
+                rows.append({**row, "reason": speech.code})
                 continue
-            member = tar.add(order.clip, [("flac", encode_flac(wave.samples, wave.rate))]).members[0]
+            member = tar.add(order.clip, [("flac", encode_flac(speech.samples, speech.rate))]).members[0]
             rows.append(
                 {
                     **row,
-                    "samples": len(wave.samples),
-                    "rate": wave.rate,
-                    "samples16": resampled_length(len(wave.samples), wave.rate, 16_000),
+                    "samples": len(speech.samples),
+                    "rate": speech.rate,
+                    "samples16": resampled_length(len(speech.samples), speech.rate, 16_000),
                     "offset": member.offset,
                     "size": member.size,
                     "checksum": member.checksum,
@@ -76,10 +88,6 @@ def speak_all(store: Store, pool: str, orders: Iterable[Order]) -> int:
     table = pa.Table.from_pylist([{**row, "tar": path if "rate" in row else None} for row in rows], VERDICTS)
     _publish(store, pool, to_parquet(table))
     return accepted
-
-
-def _ask(voice: Voice, spoken: str) -> Wave:
-    return find(voice.engine, f"voice '{voice.name}'").speak(spoken, language=voice.language, options=voice.options)
 
 
 def accept(wave: Wave) -> Wave:

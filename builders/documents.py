@@ -63,7 +63,11 @@ def read_voices(name: str) -> Pool:
         if not isinstance(entry, dict):
             raise BadVoices(f"{path.name}: voice '{voice}' needs keys such as engine and language")
         voices.append(_named(Voice, voice, entry, f"{path.name}: voice '{voice}'", BadVoices))
-    return _named(Pool, path.stem, {**page, "voices": tuple(voices)}, path.name, BadVoices)
+    pool = _named(Pool, path.stem, {**page, "voices": tuple(voices)}, path.name, BadVoices)
+    for engine in pool.endpoints:
+        if engine not in {voice.engine for voice in pool.voices}:
+            raise BadVoices(f"{path.name}: endpoints.{engine}: no voice of this pool has the engine '{engine}'")
+    return pool
 
 
 class _Strict(yaml.SafeLoader):

@@ -1,5 +1,6 @@
 """Reports for a terminal: plain aligned text, the same on every terminal and in every log."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 from unicodedata import east_asian_width
@@ -94,7 +95,14 @@ def spoken(reports: Sequence[Spoken]) -> str:
     ]
     total = [sum(values) for values in zip(*(row[2:] for row in rows), strict=True)]
     head = ("stage", "corpus", "questions", "asked", "speakable", "spoken", "refused")
-    return table(head, [*rows, ("", "all", *total)])
+    lines = [table(head, [*rows, ("", "all", *total)])]
+    pending: Counter[str] = Counter()
+    for one in reports:
+        pending.update(one.pending)
+    if pending:
+        reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(pending.items()))
+        lines.append(f"{pending.total():,} questions are pending, their servers failed ({reasons}); run again to go on")
+    return "\n".join(lines)
 
 
 def planned(manifests: Sequence[Manifest]) -> str:

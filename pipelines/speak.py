@@ -4,10 +4,13 @@ Per stage and corpus, the selected questions that can be spoken are walked in th
 quota holds accepted clips. Each step of the walk asks only for what is still missing, so refusals are made up for and
 nothing is spoken that no stage hears. What was decided goes into sidecar shards, beside the corpus's own and with the
 same keys.
+
+Embedded engines speak in the workers, servers are asked from this process (`pipelines.served`). Where a server fails,
+its questions stay pending: they keep their place in the walk, and running the same command again asks for them.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from tarsia.builders.clips import Order, clip_bytes, speak_all, verdicts
+from tarsia.builders.endpoints import Unwell
+from tarsia.builders.fleet import pause as usual_pause
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
 from tarsia.builders.speech import spoken_form
@@ -28,8 +33,9 @@ from tarsia.pipelines.plan import chosen_stages, load
 from tarsia.pipelines.pool import Pool as Workers
 from tarsia.pipelines.pool import finish
 from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.served import Studio
 from tarsia.schemas.corpus import CAP
-from tarsia.schemas.errors import BadVoices
+from tarsia.schemas.errors import BadVoices, TarsiaError
 from tarsia.schemas.identity import CIRCLE, canonical, digest, redraw
 from tarsia.schemas.lake import FORMAT, Snapshot, SpeechState
 from tarsia.schemas.model import Model
@@ -50,19 +56,32 @@ class Spoken(Model):
     speakable: int
     spoken: int
     refused: dict[str, int]
+    pending: dict[str, int] = {}  # by what the servers failed with
 
 
 Decision = dict[str, Any]  # one question: its clip's verdict, or the reason of the refusal
 
 
 def speak(
-    recipe: Recipe, lake: Lake, pool: Pool, workers: Workers, *, only: Sequence[str] = (), quiet: bool = False
+    recipe: Recipe,
+    lake: Lake,
+    pool: Pool,
+    workers: Workers,
+    *,
+    only: Sequence[str] = (),
+    quiet: bool = False,
+    pause: Callable[[int], float] = usual_pause,
 ) -> list[Spoken]:
-    """Has the pool speak what the stages of the recipe ask for, and publishes the sidecars."""
+    """Has the pool speak what the stages of the recipe ask for, and publishes the sidecars.
+
+    When the servers give up, what was decided is published before their error is raised. `pause` says how long a
+    server is left alone after so many faults in a row.
+    """
     snapshot = lake.snapshot()
     wanted = {name: recipe.stages[name] for name in chosen_stages(recipe, only) if recipe.stages[name].spoken}
     if not wanted:
         return []
+    studio = Studio(lake.store, pool, pause=pause, quiet=quiet)  # tells what is wrong with the pool before all work
     wanted_recipe = recipe.model_copy(update={"stages": wanted})
     corpora = load(snapshot, lake, wanted_recipe, workers, voices=pool.name, quiet=quiet)
     walks = [
@@ -73,17 +92,47 @@ def speak(
     caster = _Caster(pool)
     known = verdicts(lake.store, pool.name)
     decided: dict[str, dict[tuple[int, int], Decision]] = defaultdict(dict)
-    while orders := _missing(walks, decided, known, caster, lake):
-        ordered = sorted(orders.values())
-        tasks = [
-            Speak(lake.url, pool.name, tuple(ordered[begin : begin + SEGMENT]))
-            for begin in range(0, len(ordered), SEGMENT)
-        ]
-        finish(tasks, workers, Progress("speak", f"segments of {SEGMENT} clips", quiet=quiet))
-        known = verdicts(lake.store, pool.name)
+    pending: dict[str, Unwell] = {}
+    stopped: TarsiaError | None = None
+    with studio:
+        while (orders := _missing(walks, decided, known, caster, lake)) and not stopped:
+            ordered = sorted(orders.values())
+            served = [order for order in ordered if studio.serves(order.voice) and order.clip not in pending]
+            embedded = [order for order in ordered if not studio.serves(order.voice)]
+            tasks = [
+                Speak(lake.url, pool.name, tuple(embedded[begin : begin + SEGMENT]))
+                for begin in range(0, len(embedded), SEGMENT)
+            ]
+            if tasks:
+                finish(tasks, workers, Progress("speak", f"segments of {SEGMENT} clips", quiet=quiet))
+            try:
+                pending |= studio.speak(served) if served else {}
+            except (Unwell, BadVoices) as error:
+                stopped = error
+            before, known = len(known), verdicts(lake.store, pool.name)
+            if len(known) == before:
+                break
     states = _sidecars(corpora, decided, pool.name, lake, workers, quiet)
     lake.publish(lambda newest: _with(newest, states))
-    return [walk.report(decided[walk.corpus.state.corpus.name]) for walk in walks]
+    if stopped:
+        raise stopped
+    return [_report(walk, decided[walk.corpus.state.corpus.name], pending, caster, lake) for walk in walks]
+
+
+def _report(
+    walk: "_Walk",
+    decided: dict[tuple[int, int], Decision],
+    pending: dict[str, Unwell],
+    caster: "_Caster",
+    lake: Lake,
+) -> Spoken:
+    """What a walk came to, and what it still waits for."""
+    report, due = walk.report(decided), walk.due(decided)
+    if not due:
+        return report
+    clips = [order.clip for order in _orders(walk.corpus, due, caster, lake)]
+    codes = Counter(pending[clip].code for clip in clips if clip in pending)
+    return report.model_copy(update={"pending": dict(sorted(codes.items()))})
 
 
 class _Walk:

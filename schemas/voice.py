@@ -6,6 +6,8 @@ Verdicts and clips are stored in sealed segments, a Parquet of verdicts beside a
 
     verdicts/<pool>/00000001.parquet     published by conditional create, after its tar
     clips/<pool>/<digest>.tar
+
+What a voice of a server sounds like when it is well is measured once, and kept as `voices/<pool>/<identity>.json`.
 """
 
 from decimal import Decimal
@@ -54,10 +56,14 @@ class Voice(Model):
 
 
 class Pool(Model):
-    """Voices that are drawn from together; sidecars belong to a pool."""
+    """Voices that are drawn from together; sidecars belong to a pool.
+
+    `endpoints` says where an engine's servers are. It is part of no identity: the same voice may speak elsewhere.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     voices: tuple[Voice, ...] = Field(min_length=1)
+    endpoints: dict[str, tuple[str, ...]] = {}
 
 
 def clip_name(voice_identity: str, spoken: str) -> str:
