@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	touch $(READY)
 
-.PHONY: help setup demo test check bench soak clean
+.PHONY: help setup demo test check bench clean
 help: ## these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
