@@ -13,7 +13,8 @@ Three hashes, each for one thing:
 `tests/test_order.py` holds golden values: changing anything here is an ORDER change and needs a changelog entry.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ _MASK = CIRCLE - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
 Draws = npt.NDArray[np.uint64]
+T = TypeVar("T")
 
 
 def key_of(corpus: str, identity: str) -> str:
@@ -46,6 +48,11 @@ def start(seed: int) -> int:
 def redraw(draw: int, purpose: str, ordinal: int = 0) -> int:
     """A second, independent draw for a purpose; `ordinal` tells turns or copies of one sample apart."""
     return _mix(_mix(draw ^ _purpose(purpose)) + ordinal * _GOLDEN & _MASK)
+
+
+def pick(choices: Sequence[T], key: str, purpose: str) -> T:
+    """One of several, by the draw of a key for a purpose; each as likely as the others."""
+    return choices[redraw(draw_of(key), purpose) * len(choices) // CIRCLE]
 
 
 def redraws(draws: Draws, purpose: str, ordinals: Draws | int = 0) -> Draws:

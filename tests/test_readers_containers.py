@@ -17,7 +17,6 @@ from test_readers import HELLO, code, draft, read, said, talk
 
 from tarsia.builders.corpora import Fault, Raw, Span, find
 from tarsia.builders.reading.rows import medium_of, take_media
-from tarsia.builders.reading.speech import QUESTIONS
 from tarsia.builders.reading.tarfile_ import members
 from tarsia.builders.reading.templates import TEMPLATES
 from tarsia.builders.storage import open_store
@@ -125,7 +124,7 @@ def test_a_clip_with_a_text_is_a_caption_and_a_sound_a_transcript():
         speech = {"members": {ending: 1}, "txt": "HELLO"}
         assert said(draft("webdataset", speech, kind="asr")) == [("human", "<audio>"), ("gpt", "HELLO")]
         assert draft("webdataset", speech, kind="asr").audios == (f"@{ending}",)
-    assert said(draft("webdataset", speech, kind="caption"))[0][1].removeprefix("<audio>\n") in QUESTIONS["en"]
+    assert said(draft("webdataset", speech, kind="caption"))[0][1].removeprefix("<audio>\n") in TEMPLATES["sound", "en"]
 
 
 def test_json_with_a_conversation_is_about_all_media_by_their_numbers():

@@ -13,7 +13,7 @@ from test_readers import code, draft, read, said
 from tarsia.builders.corpora import Fault, Raw, Span, find
 from tarsia.builders.reading.lookup import Lookup
 from tarsia.builders.reading.segments import Place, heard, place
-from tarsia.builders.reading.speech import QUESTIONS
+from tarsia.builders.reading.templates import TEMPLATES
 from tarsia.builders.storage import open_store
 from tarsia.schemas.errors import Refused, StorageFault
 
@@ -611,15 +611,19 @@ def test_sounds_of_wavcaps_are_found_by_path_or_by_id(tmp_path):
 def test_a_sound_is_asked_about_in_its_own_language():
     drafted = draft("wavcaps", SOUND["wavcaps"], kind="caption")
     (_, question), answer = said(drafted)
-    assert question.removeprefix("<audio>\n") in QUESTIONS["en"]
+    assert question.removeprefix("<audio>\n") in TEMPLATES["sound", "en"]
     assert answer == ("gpt", "A dog barks.")
     chinese = {**SOUND["wavcaps"], "caption": "狗在叫。"}
     assert (
         said(draft("wavcaps", chinese, kind="caption", language="zh+en"))[0][1].removeprefix("<audio>\n")
-        in QUESTIONS["zh"]
+        in TEMPLATES["sound", "zh"]
     )
     assert said(draft("wavcaps", SOUND["wavcaps"], kind="asr"))[0] == ("human", "<audio>")
-    assert len(QUESTIONS["en"]) == len(QUESTIONS["zh"]) == len({*QUESTIONS["en"], *QUESTIONS["zh"]}) // 2
+    assert (
+        len(TEMPLATES["sound", "en"])
+        == len(TEMPLATES["sound", "zh"])
+        == len({*TEMPLATES["sound", "en"], *TEMPLATES["sound", "zh"]}) // 2
+    )
 
 
 # --- lhotse ---------------------------------------------------------------------------------------------------------

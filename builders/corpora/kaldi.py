@@ -23,7 +23,7 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import clean, fields, text
 from tarsia.builders.reading.lookup import Lookup
-from tarsia.builders.reading.segments import CUT, Piece, Place, check_heard, gathered, place
+from tarsia.builders.reading.segments import CUT, Piece, Place, check_heard, gathered, piece, place
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import Line, lines
 from tarsia.builders.storage import Store
@@ -55,17 +55,9 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
                 recording, *times = (segments.rest(own) or "").split() or [""]
                 record |= {"recording": recording, "times": times}
             record["audio"] = recordings.rest(recording) or ""
-            return [_piece(Raw(own, record, line.begin, line.end))]
+            return [piece(Raw(own, record, line.begin, line.end), _where)]
 
         yield from gathered(source, (source, file), lines(source, file), parts)
-
-
-def _piece(raw: Raw) -> Piece:
-    try:
-        where = _where(raw.record)
-    except Refused:
-        return raw, None
-    return raw, where if isinstance(where, Place) else None
 
 
 def draft(record: Any, at: At) -> Draft:

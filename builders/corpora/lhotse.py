@@ -13,7 +13,7 @@ Lhotse would change as it loads them (other speeds, tones) are refused, and so a
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from copy import deepcopy
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,7 +25,7 @@ from tarsia.builders.reading.fields import clean, fields, own_id, text
 from tarsia.builders.reading.jsonfile import records
 from tarsia.builders.reading.lookup import Lookup
 from tarsia.builders.reading.near import Near
-from tarsia.builders.reading.segments import CUT, Piece, Place, as_line, check_heard, gathered, place
+from tarsia.builders.reading.segments import CUT, Piece, Place, as_line, check_heard, gathered, piece, place
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import Line
 from tarsia.builders.reading.unzipped import Plain, unzipped
@@ -96,15 +96,11 @@ def _record(supervision: Any, begin: float, recording: Any) -> Any:
 
 
 def _piece(record: Any, near: Near, begin: int, end: int) -> Piece:
-    raw = Raw(own_id(record), record, begin, end)
-    try:
+    with suppress(Refused):  # the draft says what is amiss
         found = _source(fields(record))
         if found["type"] == "file":
             found["source"] = near.path(text(found, "source"))
-        where = _where(record)
-    except Refused:
-        return raw, None
-    return raw, where if isinstance(where, Place) else None
+    return piece(Raw(own_id(record), record, begin, end), _where)
 
 
 def draft(record: Any, at: At) -> Draft:

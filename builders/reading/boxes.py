@@ -24,7 +24,7 @@ from tarsia.builders.reading.language import language_of
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.turns import exchange
 from tarsia.schemas.errors import Refused
-from tarsia.schemas.identity import CIRCLE, draw_of, redraw
+from tarsia.schemas.identity import pick
 from tarsia.schemas.sample import IMAGE, Box, Draft
 
 UNREAD = ("", "###")  # what is written where nobody could read
@@ -60,10 +60,10 @@ def about_text(boxes: tuple[Box, ...], image: str, at: At, size: tuple[Any, Any]
     language = language_of(at.corpus.language, " ".join(box.text for box in readable))
     singular = [box for box in readable if _is_singular(box, readable)] if _is_size(size) else []
     forms = ["read-text", *["list-text"] * (len(readable) > 1), *["locate-text"] * bool(singular)]
-    form = forms[redraw(draw_of(at.key), "ocr-form") * len(forms) // CIRCLE]
+    form = pick(forms, at.key, "ocr-form")
     question = choose(form, language, at)
     if form == "locate-text":
-        wanted = singular[redraw(draw_of(at.key), "ocr-wanted") * len(singular) // CIRCLE]
+        wanted = pick(singular, at.key, "ocr-wanted")
         question, answer = question.replace("{text}", wanted.text.strip()), str(thousandths(wanted, *size))
     else:
         lines = reading_lines(readable)

@@ -16,7 +16,7 @@ from tarsia.builders.reading.delimited import rows
 from tarsia.builders.reading.fields import clean, fields, first_of, own_id, text
 from tarsia.builders.reading.jsonfile import KEPT, records
 from tarsia.builders.reading.near import Near
-from tarsia.builders.reading.segments import CUT, Piece, Place, as_line, check_heard, gathered, place
+from tarsia.builders.reading.segments import CUT, Piece, Place, as_line, check_heard, gathered, piece, place
 from tarsia.builders.reading.speech import is_sound, speech
 from tarsia.builders.reading.textfile import Line
 from tarsia.builders.storage import Store
@@ -71,12 +71,7 @@ def _piece(record: Any, near: Near, begin: int, end: int) -> Piece:
         key = next((key for key in PATHS if isinstance(record.get(key), str)), None)
         own = next((own for name in _IDS if (own := own_id(record, name))), None) or (record[key] if key else None)
         record = {**record, key: near.path(record[key])} if key else record
-    raw = Raw(own or None, record, begin, end)
-    try:
-        where = _where(fields(record))
-    except Refused:
-        return raw, None
-    return raw, where if isinstance(where, Place) else None
+    return piece(Raw(own or None, record, begin, end), _where)
 
 
 def draft_listed(record: Any, at: At) -> Draft:

@@ -25,7 +25,7 @@ from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.schemas.errors import Refused
-from tarsia.schemas.identity import CIRCLE, draw_of, redraw
+from tarsia.schemas.identity import pick
 from tarsia.schemas.sample import AUDIO, IMAGE, VIDEO, Draft
 
 Media = dict[str, bytes]
@@ -169,7 +169,7 @@ def _exchange(record: dict[str, Any]) -> Any:
 def _words(record: dict[str, Any], at: At) -> str:
     words = first_of(record, WORDS)
     if isinstance(words, list) and words:
-        words = words[redraw(draw_of(at.key), "caption") * len(words) // CIRCLE]
+        words = pick(words, at.key, "caption")
     if not isinstance(words, str):
         raise Refused("text-missing", f"none of the columns {', '.join(WORDS)} is text")
     return _JUICER.sub("", words).strip()

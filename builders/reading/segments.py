@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tarsia.builders.audio import LONGEST
 from tarsia.builders.corpora import Fault, Raw
 from tarsia.builders.reading.encoding import encoding_of
+from tarsia.builders.reading.fields import fields
 from tarsia.builders.reading.jsonfile import Record
 from tarsia.builders.reading.recordings import opened
 from tarsia.builders.reading.textfile import Line
@@ -55,6 +56,15 @@ def place(path: str, begin: Any, end: Any, channel: Any = 0) -> Place:
     if not isinstance(channel, int) or channel < 0:
         raise Refused("record-shape", "channel of the segment: a number was due")
     return Place(path, float(begin), float(end), int(channel))
+
+
+def piece(raw: Raw, where: Callable[[dict[str, Any]], str | Place]) -> Piece:
+    """A record with what must be cut for it; what is amiss with `where` its sound lies is left to its draft to say."""
+    try:
+        found = where(fields(raw.record))
+    except Refused:
+        return raw, None
+    return raw, found if isinstance(found, Place) else None
 
 
 def check_heard(record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ question word for word; that is wanted, because speech is synthesised once for e
 """
 
 from tarsia.builders.corpora import At
-from tarsia.schemas.identity import CIRCLE, draw_of, redraw
+from tarsia.schemas.identity import pick
 
 TEMPLATES: dict[tuple[str, str], tuple[str, ...]] = {
     ("describe-image", "en"): (
@@ -200,10 +200,31 @@ TEMPLATES: dict[tuple[str, str], tuple[str, ...]] = {
         "下文可能是什么？请写出来。",
         "请顺着这几句话写下去。",
     ),
+    ("sound", "en"): (
+        "What can you hear in this recording?",
+        "Please describe this sound.",
+        "Tell me in a sentence what is heard here.",
+        "What is going on in this audio clip?",
+        "Give a short description of the recording.",
+        "How would you caption this sound?",
+        "Listen to the clip and say what it is.",
+        "Could you tell me what makes this sound?",
+        "Sum up briefly what can be heard.",
+    ),
+    ("sound", "zh"): (
+        "这段录音里能听到什么？",
+        "请描述一下这段声音。",
+        "用一句话说说你听到的内容。",
+        "这段音频里正在发生什么？",
+        "请简单介绍一下这段录音。",
+        "给这段声音写一句说明吧。",
+        "听听这段音频，告诉我是什么声音。",
+        "能说说这是什么发出的声音吗？",
+        "请概括一下你听到了什么。",
+    ),
 }
 
 
 def choose(name: str, language: str, at: At) -> str:
     """One of the questions of that name and language, by the draw of the record's key."""
-    questions = TEMPLATES[name, language]
-    return questions[redraw(draw_of(at.key), "template") * len(questions) // CIRCLE]
+    return pick(TEMPLATES[name, language], at.key, "template")
