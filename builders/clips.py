@@ -17,6 +17,7 @@ from tarsia.builders.voices import Engine, Wave, find
 from tarsia.schemas.errors import Exists, Refused
 from tarsia.schemas.voice import VERDICTS, Voice
 
+SEGMENT = 64  # clips of one segment: what a killed worker can lose
 SECONDS_LEAST, SECONDS_MOST = 0.4, 30.0  # VITA's tools drop speech beyond 30 s; under 0.4 s nothing was said
 
 

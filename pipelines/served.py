@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tarsia.builders.clips import Order, accept, seal
+from tarsia.builders.clips import SEGMENT, Order, accept, seal
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.evidence import CALIBRATION_LEAST, Calibration, calibrate, judge, sound_of
 from tarsia.builders.fleet import Fleet
@@ -26,7 +26,6 @@ from tarsia.schemas.errors import BadVoices, Exists, NotThere, Refused
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.voice import Pool, Voice
 
-SEGMENT = 64  # clips, sealed together
 SECONDS = 30.0  # s after which fewer are sealed: what a killed run can lose
 CALIBRATION = 60  # orders that a voice is calibrated on; spreads of fewer are rough, more cost a busy server; ours
 _SILENCE = Wave(np.zeros(0, np.int16), 16_000)

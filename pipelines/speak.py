@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tarsia.builders.clips import Order, clip_bytes, speak_all, verdicts
+from tarsia.builders.clips import SEGMENT, Order, clip_bytes, speak_all, verdicts
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.fleet import pause as usual_pause
 from tarsia.builders.lake import Lake
@@ -42,8 +42,6 @@ from tarsia.schemas.model import Model
 from tarsia.schemas.recipe import Recipe
 from tarsia.schemas.shard import SPEECH, TEXT, Shard, leaves
 from tarsia.schemas.voice import Pool, Voice, clip_name
-
-SEGMENT = 64  # clips of one task: what a killed worker can lose
 
 
 class Spoken(Model):
