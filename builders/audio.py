@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tarsia.schemas.errors import Refused
 
 SHORTEST, LONGEST = 0.5, 30.0  # seconds, both allowed
-_SLACK = 0.1  # seconds that a header may promise too much: encoders pad
+SLOWEST, FASTEST = 4_000, 384_000  # Hz; below there is no speech to understand, beyond no such recorder
+_SLACK, _SLACK_AV = 0.1, 0.5  # seconds that a header may promise too much: encoders pad
 _SEALED = {"protocol_whitelist": "none"}  # what calls itself a playlist must not open other files
 
 Pcm = NDArray[np.int16]
@@ -37,6 +38,8 @@ def read_audio(data: bytes, *, rate: int, where: str) -> tuple[bytes, AudioClip]
     if not data:
         raise Refused("audio-empty", f"{where}: no bytes")
     wave, source_rate = _decode(data, where)
+    if not SLOWEST <= source_rate <= FASTEST:
+        raise Refused("audio-rate", f"{where}: {source_rate} Hz")
     seconds = len(wave) / source_rate
     if not len(wave):
         raise Refused("audio-empty", f"{where}: no samples")
@@ -48,7 +51,7 @@ def read_audio(data: bytes, *, rate: int, where: str) -> tuple[bytes, AudioClip]
         raise Refused("audio-unreadable", f"{where}: holds samples that are not numbers")
     samples = _pcm(_resampled(wave, source_rate, rate))
     if not samples.any():
-        raise Refused("audio-silent", f"{where}: all samples are zero")
+        raise Refused("audio-silent", f"{where}: all samples of the first channel are zero")
     return encode_flac(samples, rate), AudioClip(len(samples), rate, source_rate)
 
 
@@ -82,6 +85,7 @@ def _decode_av(data: bytes, where: str) -> tuple[Wave, int]:
             if not streams or not streams[0].codec_context:
                 raise Refused("audio-unreadable", f"{where}: there is no sound in it")
             rate, parts, total = streams[0].rate, [np.zeros(0, np.float32)], 0
+            promised = _promised(container)
             floats = av.AudioResampler(format="flt")  # interleaved, because PyAV crashes on more than eight planes
             for frame in container.decode(streams[0]):
                 for part in floats.resample(frame):
@@ -89,11 +93,22 @@ def _decode_av(data: bytes, where: str) -> tuple[Wave, int]:
                 rate, total = frame.sample_rate, total + frame.samples
                 if total > LONGEST * rate:
                     break
+            else:
+                if rate and total / rate < promised - _SLACK_AV:
+                    raise Refused("audio-unreadable", f"{where}: breaks off after {total / rate:.2f} s")
     except av.FFmpegError as error:
         raise Refused("audio-unreadable", f"{where}: {error.strerror}") from None
     except ValueError as error:  # rate or channels change on the way
         raise Refused("audio-unreadable", f"{where}: {error}") from None
     return np.concatenate(parts), rate
+
+
+def _promised(container: av.container.InputContainer) -> float:
+    """The seconds of sound that a container announces; 0 where it does not."""
+    stream = container.streams.audio[0]
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
 
 
 def resampled_length(samples: int, source_rate: int, rate: int) -> int:

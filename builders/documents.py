@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from tarsia.builders.reading.templates import check_template
 from tarsia.schemas.corpus import Catalog, Corpus
 from tarsia.schemas.errors import BadCatalog, BadRecipe, BadVoices, UnknownName, UserError
 from tarsia.schemas.model import Model
@@ -31,6 +32,7 @@ def read_catalog(path: str | Path, base: str | Path | None = None) -> Catalog:
         if "://" not in corpus.root:
             root = str((Path(base or Path(path).parent).resolve() / Path(corpus.root).expanduser()).resolve())
             corpus = corpus.model_copy(update={"root": root})
+        check_template(corpus, f"{path}: corpus '{name}'")
         corpora.append(corpus)
     return Catalog(corpora=tuple(corpora))
 
@@ -122,7 +124,7 @@ def _said(kind: type[Model], where: str, fault: Any) -> str:
         near = get_close_matches(str(fault["loc"][-1]), known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         return f"{where}: no key '{place}'{hint} Known: {', '.join(known)}"
-    return f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}"
+    return ": ".join(filter(None, (where, place, fault["msg"].removeprefix("Value error, "))))
 
 
 def _fields(kind: type[Model], path: tuple[Any, ...]) -> list[str]:

@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 
 from tarsia.builders.corpora import At, Fault, Raw, Reader
+from tarsia.builders.filters import filter_record, filter_turns
 from tarsia.builders.media import CARRIED, to_rows
 from tarsia.builders.storage import Store
 from tarsia.schemas.corpus import Corpus
@@ -173,12 +174,14 @@ def _understood(
 
 def understand(record: Any, at: At, reader: Reader) -> Draft:
     """The draft of a raw record, its media paths below the corpus's root. Raises `Refused`, and nothing else."""
+    filter_record(record, at.corpus)
     try:
         draft = reader.draft(record, at)
     except (Refused, MemoryError):
         raise
     except Exception as error:  # the reader's mistake or the record's: it is looked at in the quarantine
         raise Refused("reader-failed", f"{type(error).__name__}: {error}") from error
+    filter_turns(draft.turns, at.corpus)
     if not (at.corpus.media or at.corpus.strip):
         return draft
     return draft.model_copy(

@@ -6,13 +6,16 @@ thing in silence): placeholders equal media, roles alternate from human to gpt, 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from tarsia.builders.audio import read_audio
-from tarsia.builders.images import read_image
+from tarsia.builders.filters import filter_media
+from tarsia.builders.images import ImageHeader, store_image
 from tarsia.builders.media import Media
+from tarsia.builders.reading.boxes import placed
 from tarsia.builders.reading.language import language_of
 from tarsia.builders.video import read_video
-from tarsia.schemas.corpus import Corpus
+from tarsia.schemas.corpus import Corpus, Images, Videos
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.identity import digest
 from tarsia.schemas.sample import (
@@ -20,10 +23,12 @@ from tarsia.schemas.sample import (
     IMAGE,
     VIDEO,
     AudioFacts,
+    Box,
     Draft,
     Frame,
     ImageFacts,
     Kind,
+    Original,
     Sample,
     Turn,
     VideoFacts,
@@ -35,28 +40,45 @@ RATE_TTS = 24_000  # Hz, of speech that is learnt to be spoken (VITA-1.5's codec
 Members = list[tuple[str, bytes]]
 
 
-def admit(draft: Draft, corpus: Corpus, key: str, identity: str, media: Media) -> tuple[Sample, Members]:
-    """The sample of a draft and its media as tar members. Raises `Refused`, and nothing else of a record's."""
+class Admitted(NamedTuple):
+    """A sample, its media as tar members, and what is worth knowing of them (`CMYK`, `made upright` …)."""
+
+    sample: Sample
+    members: Members
+    notes: list[str]
+
+
+def admit(draft: Draft, corpus: Corpus, key: str, identity: str, media: Media) -> Admitted:
+    """The sample of a draft. Raises `Refused`, and nothing else of a record's."""
     check_turns(draft)
     members: Members = []
-    images = tuple(_image(path, number, media, members) for number, path in enumerate(draft.images))
-    videos = tuple(_video(path, number, media, members) for number, path in enumerate(draft.videos))
-    rate = RATE_TTS if corpus.kind is Kind.TTS else RATE
+    notes: list[str] = []
+    rules, rate = corpus.images, RATE_TTS if corpus.kind is Kind.TTS else RATE
+    seen = [_image(path, number, rules, media, members, notes) for number, path in enumerate(draft.images)]
+    images = tuple(facts for _, facts in seen)
+    videos = tuple(_video(path, number, corpus.videos, media, members) for number, path in enumerate(draft.videos))
     audios = tuple(_audio(path, number, rate, media, members) for number, path in enumerate(draft.audios))
+    filter_media(images, audios, videos, corpus)
+    turns, boxes = draft.turns, draft.boxes
+    if boxes and seen:
+        header, stored = seen[0]
+        if rules.upright and header.orientation != 1:
+            raise Refused("image-turned", "the image is to be turned, and nobody says which way its boxes were drawn")
+        turns, boxes = placed(draft, header.width, header.height), _scaled(boxes, header, stored)
     sample = Sample(
         key=key,
         corpus=corpus.name,
         id=identity,
         kind=corpus.kind,
-        language=language_of(corpus.language, " ".join(turn.text for turn in draft.turns)),
-        conversations=draft.turns,
+        language=language_of(corpus.language, " ".join(turn.text for turn in turns)),
+        conversations=turns,
         images=images,
         audios=audios,
         videos=videos,
-        boxes=draft.boxes,
+        boxes=boxes,
         speaker=draft.speaker,
     )
-    return sample, members
+    return Admitted(sample, members, notes)
 
 
 def check_turns(draft: Draft) -> None:
@@ -78,13 +100,29 @@ def check_turns(draft: Draft) -> None:
             raise Refused("placeholders", f"{found} {name} in the text, {len(media)} in the record")
 
 
-def _image(path: str, number: int, media: Media, members: Members) -> ImageFacts:
+def _image(
+    path: str, number: int, rules: Images, media: Media, members: Members, notes: list[str]
+) -> tuple[ImageHeader, ImageFacts]:
+    """The header of an image as the corpus has it, and its facts as it is stored."""
     data = media.load(path)
     with _reading(path):
-        extension, width, height = read_image(data, path)
-    name = f"{number}.{extension}"
-    members.append((name, data))
-    return ImageFacts(member=name, width=width, height=height, digest=digest(data)[:32])
+        header, stored = store_image(data, rules, path)
+    name = f"{number}.{stored.header.extension}"
+    members.append((name, stored.data))
+    notes += [f"image: {note}" for note in (*stored.header.traits, *stored.changes)]
+    size = (stored.header.width, stored.header.height)
+    return header, ImageFacts(member=name, width=size[0], height=size[1], digest=digest(stored.data)[:32])
+
+
+def _scaled(boxes: tuple[Box, ...], header: ImageHeader, stored: ImageFacts) -> tuple[Box, ...]:
+    """Boxes on the image as it is stored."""
+    if (stored.width, stored.height) == (header.width, header.height):
+        return boxes
+    across, down = stored.width / header.width, stored.height / header.height
+    return tuple(
+        box.model_copy(update={"points": tuple((round(x * across, 2), round(y * down, 2)) for x, y in box.points)})
+        for box in boxes
+    )
 
 
 def _audio(path: str, number: int, rate: int, media: Media, members: Members) -> AudioFacts:
@@ -102,7 +140,7 @@ def _audio(path: str, number: int, rate: int, media: Media, members: Members) ->
     )
 
 
-def _video(path: str, number: int, media: Media, members: Members) -> VideoFacts:
+def _video(path: str, number: int, rules: Videos, media: Media, members: Members) -> VideoFacts:
     data = media.load(path)
     with _reading(path):
         clip = read_video(data, path)
@@ -111,7 +149,18 @@ def _video(path: str, number: int, media: Media, members: Members) -> VideoFacts
         name = f"{number}.f{position:06d}.jpg"
         members.append((name, jpeg))
         frames.append(Frame(member=name, position=position, seconds=seconds, digest=digest(jpeg)[:32]))
-    return VideoFacts(frames=tuple(frames), length=clip.length, fps=clip.fps, width=clip.width, height=clip.height)
+    original = None
+    if rules.original:
+        original = Original(member=f"{number}.{clip.extension}", digest=digest(data)[:32])
+        members.append((original.member, data))
+    return VideoFacts(
+        frames=tuple(frames),
+        length=clip.length,
+        fps=clip.fps,
+        width=clip.width,
+        height=clip.height,
+        original=original,
+    )
 
 
 @contextmanager

@@ -119,6 +119,7 @@ def _check_facts(
     parts = {image.member: image.digest for image in sample.images}
     parts |= {audio.member: audio.digest for audio in sample.audios}
     parts |= {frame.member: frame.digest for frame in frames}
+    parts |= {video.original.member: video.original.digest for video in sample.videos if video.original}
     book.equal(place, "media", parts, {name: digest(data)[:32] for name, data in media.items()})
     for image in sample.images:
         header = read_image(media[image.member], place)

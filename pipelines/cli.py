@@ -76,6 +76,9 @@ def ingest(
     check: Annotated[
         bool, typer.Option("--check", help="Only show how the first records of each corpus are understood.")
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every image too, as images: {deep: true} in the catalog.")
+    ] = False,
     reread: Annotated[bool, typer.Option("--reread", help="Look at all records and media again.")] = False,
     workers: Workers = None,
     ray: Ray = None,
@@ -87,11 +90,14 @@ def ingest(
     from tarsia.builders.lake import Lake
     from tarsia.pipelines import show
     from tarsia.pipelines.check import check as look
+    from tarsia.pipelines.ingest import deepened
     from tarsia.pipelines.ingest import ingest as run
     from tarsia.pipelines.pool import open_pool
 
+    page = read_catalog(catalog, root)
+    page = deepened(page) if deep else page
     if check:
-        understood = look(read_catalog(catalog, root), only=only or ())
+        understood = look(page, only=only or ())
         _print(
             as_json,
             [one.model_dump(mode="json", by_alias=True) for one in understood],
@@ -99,7 +105,7 @@ def ingest(
         )
         return
     with open_pool(workers, ray) as pool:
-        reports = run(read_catalog(catalog, root), Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
+        reports = run(page, Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
     _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.ingested(reports))
 
 

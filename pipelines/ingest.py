@@ -53,6 +53,7 @@ class Ingested(Model):
     questions: int
     quarantined: dict[str, int]
     identities: dict[str, int]
+    notes: dict[str, int]  # images that are CMYK, turned … or were changed by a rule of the catalog
     shards: int
     written: int  # shards that this run built; the others stood already
     unchanged: bool
@@ -98,6 +99,16 @@ def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
     return [corpus for name, corpus in known.items() if not only or name in only]
 
 
+def deepened(catalog: Catalog) -> Catalog:
+    """The catalog with `images: {deep: true}` for every corpus: what `--deep` means, and all that it means."""
+    return Catalog(
+        corpora=tuple(
+            corpus.model_copy(update={"images": corpus.images.model_copy(update={"deep": True})})
+            for corpus in catalog.corpora
+        )
+    )
+
+
 def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
     """The raw files of a corpus, and a digest that changes when they or the entry in the catalog do."""
     where = f"corpus '{corpus.name}'"
@@ -110,7 +121,7 @@ def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
     if not ordered:
         raise BadCatalog(f"{where}: no file {' or '.join(patterns)} below {corpus.root}")
     try:
-        what = corpus.model_dump(mode="json", exclude={"root", "licence", "tags"})
+        what = corpus.model_dump(mode="json", exclude={"root", "licence", "tags"}, exclude_defaults=True)
         return ordered, digest_of([FORMAT, ORDER, what, [list(entry) for entry in ordered]])
     except TypeError as error:
         raise BadCatalog(f"{where}: a file below {corpus.root} has a name that is not UTF-8") from error
@@ -268,13 +279,13 @@ class Build:
         """The committed shard, and what was refused."""
         store, source = open_store(self.lake), open_store(self.corpus.root)
         refused: list[tuple[str, str, str]] = []
-        index, text = [], []
+        index, text, notes = [], [], Counter[str]()
         with store.spool() as file:
             tar = TarWriter(file)
             for row in self._rows(store):
                 try:
                     carried = Media(source, row["media"])
-                    sample, media = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
+                    sample, media, noted = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
                 except Refused as error:
                     refused.append((row["key"], error.code, error.message))
                     continue
@@ -282,6 +293,7 @@ class Build:
                 where = tar.add(sample.key, [*media, ("json", canonical(fields))])
                 index.append(index_row(sample, fields, row["record"], where))
                 text.append({"key": sample.key, "conversations": fields["conversations"]})
+                notes.update(noted)
             objects: tuple[Stored, ...] = ()
             if index:
                 tables = (
@@ -292,7 +304,7 @@ class Build:
                 objects = publish(store, path, file, tar.close(), tar.bytes, tables)
         questions = sum(row["questions"] for row in index)
         shard = Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects)
-        return {"shard": shard.model_dump(mode="json"), "refused": refused}
+        return {"shard": shard.model_dump(mode="json"), "refused": refused, "notes": dict(sorted(notes.items()))}
 
     def _rows(self, store: Store) -> Iterator[dict[str, Any]]:
         columns = ("key", "id", "record", "code", "message", "draft", "media")
@@ -346,7 +358,7 @@ def _leaf_tasks(plan: _Plan, lake: Lake) -> Iterator[Build]:
             end = int(np.searchsorted(half[0], high, side="right"))
             if begin < end:
                 parts.append((f"{part['path']}.arrow", begin, end))
-        what = plan.corpus.model_dump(mode="json", include={"name", "kind", "language"})  # stamps hold all else
+        what = plan.corpus.of_media()  # stamps hold all else
         inputs = digest_of([FORMAT, ORDER, what, leaf.name, digest(np.sort(stamps[leaf.begin : leaf.end]).tobytes())])
         record = f"commits/corpora/{plan.corpus.name}/{leaf.name}-{inputs[:16]}.json"
         yield Build(lake.url, plan.corpus, leaf.name, tuple(parts), record)
@@ -355,12 +367,14 @@ def _leaf_tasks(plan: _Plan, lake: Lake) -> Iterator[Build]:
 def _state(plan: _Plan, results: list[Any], lake: Lake) -> CorpusState:
     refused = {key: (code, message) for result in results for key, code, message in result["refused"]}
     shards = tuple(Shard.model_validate(result["shard"]) for result in results)
+    notes = sum((Counter(result["notes"]) for result in results), Counter[str]())
     state = CorpusState(
         corpus=plan.corpus,
         source=plan.source,
         records=sum(part["rows"] for part in plan.sorted),
         quarantined=dict(sorted(Counter(code for code, _ in refused.values()).items())),
         identities=plan.identities,
+        notes=dict(sorted(notes.items())),
         shards=tuple(shard for shard in shards if shard.objects),
         quarantine=_quarantine(plan, refused, lake) if refused else None,
         origins=tuple(Stored.model_validate(part["origins"]) for part in plan.sorted),
@@ -407,6 +421,7 @@ def _report(state: CorpusState, written: int, *, unchanged: bool) -> Ingested:
         questions=state.questions,
         quarantined=state.quarantined,
         identities=state.identities,
+        notes=state.notes,
         shards=len(state.shards),
         written=written,
         unchanged=unchanged,

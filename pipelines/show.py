@@ -51,6 +51,7 @@ def ingested(reports: Sequence[Ingested]) -> str:
     lines = [table(("corpus", "records", "samples", "quarantined", "questions", "shards", ""), rows)]
     for one in reports:
         lines += [f"{one.corpus}: {count} quarantined, {code}" for code, count in one.quarantined.items()]
+        lines += [f"{one.corpus}: {count} {note}" for note, count in one.notes.items()]
     records, samples = sum(one.records for one in reports), sum(one.samples for one in reports)
     refused = sum(sum(one.quarantined.values()) for one in reports)
     return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined"])
@@ -64,6 +65,8 @@ def checked(reports: Sequence[Checked]) -> str:
             lines.append(f"{one.corpus}: {one.wrong}")
             continue
         lines.append(f"{one.corpus}: {one.files} {'file' if one.files == 1 else 'files'}; a record is {one.record}")
+        lines += [f"  {rule}" for rule in one.rules]
+        lines += [f"  {file} is in {encoding}" for file, encoding in one.encodings.items()]
         for record in one.first:
             lines.append(f"  {record.file}  {record.id}")
             if record.sample is None:
@@ -75,7 +78,7 @@ def checked(reports: Sequence[Checked]) -> str:
                 f"video of {video.length / video.fps:.1f} s, {len(video.frames)} frames" for video in sample.videos
             ]
             media += [f"audio of {audio.samples / audio.rate:.1f} s" for audio in sample.audios]
-            lines += [f"    {', '.join(media)}"] * bool(media)
+            lines += [f"    {', '.join((*media, *record.notes))}"] * bool(media)
             lines += [f"    {turn.speaker:>5}: {_short(turn.text)}" for turn in sample.conversations]
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ class CorpusState(Model):
     records: int
     quarantined: dict[str, int] = {}  # reason code -> records
     identities: dict[str, int] = {}  # own | collided | missing -> records
+    notes: dict[str, int] = {}  # trait of stored images, or change that a rule made -> images
     shards: tuple[Shard, ...] = ()
     quarantine: Stored | None = None
     origins: tuple[Stored, ...] = ()

@@ -51,11 +51,12 @@ class Draft(Model):
     videos: tuple[str, ...] = ()
     audios: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
+    place: int | None = None  # number of the box whose place belongs where the turns say `<box>`
     speaker: str | None = None
 
 
 class ImageFacts(Model):
-    """One image as stored, byte for byte as the corpus held it. `digest`: BLAKE3, 32 hex digits."""
+    """One image as stored: as the corpus held it, or by the rules of its catalog. `digest`: BLAKE3, 32 hex digits."""
 
     member: str
     width: int
@@ -82,6 +83,13 @@ class Frame(Model):
     digest: str
 
 
+class Original(Model):
+    """The file of a video, byte for byte, where the catalog wants it kept."""
+
+    member: str
+    digest: str
+
+
 class VideoFacts(Model):
     """One video: the frames that VITA's rules ask for, of `length` frames at `fps` in the source."""
 
@@ -90,6 +98,7 @@ class VideoFacts(Model):
     fps: float
     width: int
     height: int
+    original: Original | None = None
 
 
 class Sample(Model):

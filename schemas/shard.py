@@ -40,6 +40,7 @@ VIDEO = pa.struct(
         ("fps", pa.float64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("original", pa.struct([("member", pa.string()), ("digest", pa.string())])),
     ]
 )
 MEMBER = pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint64())])

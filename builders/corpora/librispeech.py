@@ -16,14 +16,12 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, text
+from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import lines
-from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
-from tarsia.schemas.errors import Refused
-from tarsia.schemas.sample import AUDIO, Draft
+from tarsia.schemas.sample import Draft
 
 RECORD = "one utterance and its transcript"
 FILES = ("**/*.trans.txt",)
@@ -47,14 +45,8 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
 
 
 def draft(record: Any, at: At) -> Draft:
-    """The speech, and its transcript as the answer."""
+    """The speech and its transcript, in the direction of the corpus's kind."""
     record = fields(record)
     own, said, audio = text(record, "id"), text(record, "text"), text(record, "audio")
-    if not said.strip():
-        raise Refused("answer-empty", "the utterance has no transcript")
     speaker, *rest = own.split("-")
-    return Draft(
-        turns=exchange(AUDIO, neutralise(said, keep=False)),
-        audios=(audio,),
-        speaker=speaker if rest and speaker else None,
-    )
+    return speech(said, audio, at, speaker if rest else None)

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, text
+from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import lines
-from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
-from tarsia.schemas.sample import AUDIO, Draft, Kind
+from tarsia.schemas.sample import Draft, Kind
 
 RECORD = "one sentence and its recording"
 FILES = ("**/metadata.csv",)
@@ -50,6 +49,4 @@ def draft(record: Any, at: At) -> Draft:
     said = text(record, "normalised" if at.corpus.kind is Kind.TTS else "raw").strip()
     if not said:
         raise Refused("text-missing", "the recording has no text")
-    said = neutralise(said, keep=False)
-    turns = exchange(said, AUDIO) if at.corpus.kind is Kind.TTS else exchange(AUDIO, said)
-    return Draft(turns=turns, audios=(text(record, "audio"),))
+    return speech(said, text(record, "audio"), at)

@@ -70,9 +70,8 @@ def draft(record: Any, at: At) -> Draft:
     record = fields(record)
     image = text(record, *_IMAGES)
     image = from_media(text({"found": image, **record}, "found"), image, at)
-    size = record.get("width"), record.get("height")
     if isinstance(given := record.get("annotations"), list):
-        return about_text(tuple(_receipt(entry, number) for number, entry in enumerate(given)), image, at, size)
+        return about_text(tuple(_receipt(entry, number) for number, entry in enumerate(given)), image, at)
     given = record.get("instances")
     if not isinstance(given, list):
         return about_crop(text(record, "text"), image, at)
@@ -81,7 +80,7 @@ def draft(record: Any, at: At) -> Draft:
         raise Refused("ocr-nothing", f"{len(marked)} outlines and no text: annotations for detection alone")
     if len(marked) == 1 and not {"polygon", "bbox"} & set(marked[0]):
         return about_crop(text(marked[0], "text"), image, at)
-    return about_text(tuple(_box(entry, number) for number, entry in enumerate(marked)), image, at, size)
+    return about_text(tuple(_box(entry, number) for number, entry in enumerate(marked)), image, at)
 
 
 def _box(entry: dict[str, Any], number: int) -> Box:

@@ -13,17 +13,20 @@ thousand hours of open speech; Long-VITA (2025) has the same with pictures and c
 Tags are `<|audio|>`, `<|image|>`, `<|video|>` in one and `<image>`, `<video>` in the other. What becomes of speech in
 an answer depends on the corpus's kind. For `tts` it is all that counts: the one spoken answer and its words, or where
 it has none, the text that was to be read. For all others answers are text: speech that says the same is left out, and
-an answer that is speech alone is refused. Of recognition (`asr`) the request is dropped, so that speech stands alone.
+an answer that is speech alone is refused. Of recognition (`asr`) the request is dropped, so that speech stands alone or
+with a request that the catalog gives.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, paths, read_json
-from tarsia.builders.reading.turns import TURNS, about_media, exchange, turns
+from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.speech import speech
+from tarsia.builders.reading.templates import choose
+from tarsia.builders.reading.turns import TURNS, about_media, turns
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import AUDIO, IMAGE, Draft, Kind
@@ -50,14 +53,16 @@ def draft(record: Any, at: At) -> Draft:
     heard: list[str] = []
     said: list[dict[str, str]] = []
     answers: list[tuple[str, str]] = []  # words and speech of spoken answers
-    for turn in turns([_tagged(entry) for entry in given] if isinstance(given, list) else given):
+    given_turns = turns([_tagged(entry) for entry in given] if isinstance(given, list) else given)
+    language = language_of(at.corpus.language, " ".join(turn.text for turn in given_turns))
+    for turn in given_turns:
         count = turn.text.count(AUDIO) if audios else 0
         if count > len(left):
             raise Refused("placeholders", f"{AUDIO} stands more often than there is audio")
         own, left = left[:count], left[count:]
         words = turn.text.replace(AUDIO, "").strip() if turn.speaker == "gpt" and own else turn.text
         if turn.speaker == "human":
-            words = _without_request(words, kind)
+            words = _asked_anew(words, language, at)
             heard += own
         elif kind is Kind.TTS:
             answers += [(words or said[-1]["value"], path) for path in own]
@@ -67,7 +72,7 @@ def draft(record: Any, at: At) -> Draft:
     if left:
         raise Refused("placeholders", f"{len(left)} audios that no {AUDIO} stands for")
     if kind is Kind.TTS:
-        return _read_aloud(answers)
+        return _read_aloud(answers, at)
     images, videos = paths(record, "images", "image"), paths(record, "videos", "video")
     return about_media(said, IMAGE, images=images, videos=videos, audios=tuple(heard))
 
@@ -81,12 +86,18 @@ def _tagged(entry: Any) -> Any:
     return {"role": role, "content": _TAG.sub(r"<\1>", content)}
 
 
-def _without_request(words: str, kind: Kind) -> str:
-    request = _REQUESTS.get(kind)
-    return words.strip().removeprefix(request).strip() if request and words.strip().startswith(request) else words
+def _asked_anew(words: str, language: str, at: At) -> str:
+    """A turn without the family's request; a request of the catalog stands in its place, if there is one."""
+    request = _REQUESTS.get(at.corpus.kind)
+    if not request or not words.strip().startswith(request):
+        return words
+    left = words.strip().removeprefix(request).strip()
+    if at.corpus.kind is Kind.TTS or not at.corpus.template:
+        return left  # of synthesis, `speech` asks
+    return f"{left}\n{choose('transcribe-speech', language, at)}"
 
 
-def _read_aloud(answers: list[tuple[str, str]]) -> Draft:
+def _read_aloud(answers: list[tuple[str, str]], at: At) -> Draft:
     """The words of the one spoken answer, and its speech."""
     if len(answers) != 1:
         raise Refused("answer-unspoken", f"one spoken answer was due, not {len(answers)}")
@@ -94,4 +105,4 @@ def _read_aloud(answers: list[tuple[str, str]]) -> Draft:
     words = words.replace(AUDIO, "").strip()
     if not words:
         raise Refused("text-missing", "the speech has no words")
-    return Draft(turns=exchange(neutralise(words, keep=False), AUDIO), audios=(audio,))
+    return speech(words, audio, at)

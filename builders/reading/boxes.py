@@ -1,13 +1,19 @@
 """Text in images, marked piece by piece: what is asked about it, and how it is answered.
 
 A **box** is one piece of text with its outline in pixels. All boxes are kept with the sample; those that can be read
-become a conversation, in one of three forms by the draw of the record's key:
+become a conversation, in one of four forms by the draw of the record's key (or in the one that the catalog names as
+`template`; questions of the corpus's own are answered like `read-text`):
 
 - `read-text`: all text as a person reads it, line by line, what stands side by side with a space between;
 - `list-text`: the same pieces in the same order, each on a line of its own (when there are two or more);
-- `locate-text`: where one piece stands, drawn among those whose text occurs once. The answer is its upright box,
-  `[left, top, right, bottom]` in thousandths of the image's width and height from the top left corner, from 0 to 1000.
-  It needs the size of the image, so only records that state it are asked this.
+- `locate-text`: where one piece stands, drawn among those whose text occurs once;
+- `text-in-box`: what is written at the place of one piece.
+
+A **place** is the upright box around a piece, `[left, top, right, bottom]` in thousandths of the image's width and
+height from the top left corner, from 0 to 1000. Those are InternVL's numbers, whose tiles VITA has; Qwen-VL's are the
+same in other brackets. Their tags (`<box>`, `<|box_start|>`) are left out, because for VITA's vocabulary they are
+plain letters, or control tokens that nothing else uses. A place needs the size of the image, which is known when the
+image is opened: until then the words `<box>` stand where it is written, and the draft says whose place it is.
 
 **Reading order**: boxes whose middles are less than half the height of the first of them apart form a line; lines go
 from top to bottom, a line from left to right. Where most boxes stand upright (1.5 times as high as wide, and more than
@@ -21,12 +27,13 @@ from typing import Any, NamedTuple
 from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At
 from tarsia.builders.reading.language import language_of
-from tarsia.builders.reading.templates import choose
+from tarsia.builders.reading.templates import ABOUT_BOXES, choose
 from tarsia.builders.reading.turns import exchange
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.identity import pick
-from tarsia.schemas.sample import IMAGE, Box, Draft
+from tarsia.schemas.sample import IMAGE, Box, Draft, Turn
 
+PLACE = "<box>"  # stands in a draft where the place of its box will be written
 UNREAD = ("", "###")  # what is written where nobody could read
 
 _FAR = 1e6  # pixels; no image is so large
@@ -52,24 +59,52 @@ def _is_point(point: Any) -> bool:
     return all(isinstance(number, int | float) and abs(number) < _FAR for number in numbers)
 
 
-def about_text(boxes: tuple[Box, ...], image: str, at: At, size: tuple[Any, Any] = (None, None)) -> Draft:
-    """A question about the text in an image, and its answer. `size`: width and height, if the record states them."""
-    readable = [box for box in boxes if box.readable]
+def about_text(boxes: tuple[Box, ...], image: str, at: At) -> Draft:
+    """A question about the text in an image, and its answer."""
+    readable = [number for number, box in enumerate(boxes) if box.readable]
     if not readable:
         raise Refused("ocr-nothing", f"no text of {len(boxes)} can be read")
-    language = language_of(at.corpus.language, " ".join(box.text for box in readable))
-    singular = [box for box in readable if _is_singular(box, readable)] if _is_size(size) else []
-    forms = ["read-text", *["list-text"] * (len(readable) > 1), *["locate-text"] * bool(singular)]
-    form = pick(forms, at.key, "ocr-form")
-    question = choose(form, language, at)
-    if form == "locate-text":
-        wanted = pick(singular, at.key, "ocr-wanted")
-        question, answer = question.replace("{text}", wanted.text.strip()), str(thousandths(wanted, *size))
+    said = [boxes[number] for number in readable]
+    language = language_of(at.corpus.language, " ".join(box.text for box in said))
+    singular = [number for number in readable if _is_singular(boxes[number], said)]
+    form = _form(at, several=len(said) > 1, singular=bool(singular))
+    question, wanted = choose(form, language, at), None
+    if form in ABOUT_BOXES:
+        wanted = pick(singular if form == "locate-text" else readable, at.key, "ocr-wanted")
+        words = boxes[wanted].text.strip().replace(PLACE, f"{PLACE[0]}\u2060{PLACE[1:]}")
+        answer = PLACE if form == "locate-text" else words
+        question = question.replace("{box}", PLACE).replace("{text}", words)
     else:
-        lines = reading_lines(readable)
-        answer = "\n".join((" " if form == "read-text" else "\n").join(line) for line in lines)
+        answer = "\n".join((" " if form == "read-text" else "\n").join(line) for line in reading_lines(said))
     turns = exchange(f"{IMAGE}\n{neutralise(question, keep=False)}", neutralise(answer, keep=False))
-    return Draft(turns=turns, images=(image,), boxes=boxes)
+    return Draft(turns=turns, images=(image,), boxes=boxes, place=wanted)
+
+
+def _form(at: At, *, several: bool, singular: bool) -> str:
+    named = at.corpus.template
+    if named is None:
+        forms = ["read-text", *["list-text"] * several, *["locate-text"] * singular, "text-in-box"]
+        return pick(forms, at.key, "ocr-form")
+    if named == "locate-text" and not singular:
+        raise Refused("template-unfit", "'locate-text' asks for a short text that occurs once, and there is none")
+    return named if isinstance(named, str) and named in ("list-text", *ABOUT_BOXES) else "read-text"
+
+
+def placed(draft: Draft, width: int, height: int) -> tuple[Turn, ...]:
+    """The turns of a draft, with the place that it speaks of written out. Width and height of its image in pixels."""
+    if draft.place is None:
+        return draft.turns
+    wanted = draft.boxes[draft.place]
+    if not _is_within(wanted, width, height):
+        raise Refused("ocr-outside", f"the box of {wanted.text[:40]!r} lies outside the image of {width} x {height}")
+    where = str(thousandths(wanted, width, height))
+    return tuple(turn.model_copy(update={"text": turn.text.replace(PLACE, where)}) for turn in draft.turns)
+
+
+def _is_within(box: Box, width: float, height: float) -> bool:
+    """Whether any of it does."""
+    across, down = [x for x, _ in box.points], [y for _, y in box.points]
+    return min(across) < width and max(across) > 0 and min(down) < height and max(down) > 0
 
 
 def about_crop(said: str, image: str, at: At) -> Draft:
@@ -79,10 +114,6 @@ def about_crop(said: str, image: str, at: At) -> Draft:
         raise Refused("ocr-nothing", "no text is given, or it could not be read")
     question = choose("read-text", language_of(at.corpus.language, said), at)
     return Draft(turns=exchange(f"{IMAGE}\n{question}", neutralise(said, keep=False)), images=(image,))
-
-
-def _is_size(size: tuple[Any, Any]) -> bool:
-    return all(isinstance(side, int) and 0 < side < _FAR for side in size)
 
 
 def _is_singular(wanted: Box, readable: Sequence[Box]) -> bool:

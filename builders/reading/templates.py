@@ -1,14 +1,22 @@
 """Questions for corpora that have only answers, and requests beside questions, in two languages.
 
-Captions, transcripts of text in images and plain texts have nothing but an answer. Questions whose answer is a word, a
-letter or a derivation get a request that says so (`answer-briefly`, `choose-option`, `explain-answer`): without it a
-model learns to be short, or long, where nobody asked for it.
+Captions, transcripts of text in images and plain texts have nothing but an answer. A corpus may bring questions of its
+own for them, or name one of the sets here (`template` in the catalog). Speech needs no question to be recognised or
+synthesised, and gets one only so: `transcribe-speech` and `speak-text` are there to be named.
+
+Questions whose answer is a word, a letter or a derivation get a request that says so (`answer-briefly`,
+`choose-option`, `explain-answer`): without it a model learns to be short, or long, where nobody asked for it.
 
 Which one a record gets is a draw of its key, so that it never changes with the file's order. Many records share a
 question word for word; that is wanted, because speech is synthesised once for each text.
 """
 
+from collections.abc import Mapping
+
+from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At
+from tarsia.schemas.corpus import Corpus
+from tarsia.schemas.errors import BadCatalog, Refused, UnknownName
 from tarsia.schemas.identity import pick
 
 TEMPLATES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -120,6 +128,66 @@ TEMPLATES: dict[tuple[str, str], tuple[str, ...]] = {
         "请指出“{text}”的位置，用画面的千分比写成[左, 上, 右, 下]。",
         "“{text}”的边界在哪里？请给出0到1000的[左, 上, 右, 下]。",
     ),
+    ("text-in-box", "en"): (
+        "What is written in {box}? The box is [left, top, right, bottom], from 0 to 1000.",
+        "Read the text inside {box}, which is [left, top, right, bottom] in thousandths of the image.",
+        "Which words stand in the box {box}? Its sides are left, top, right and bottom between 0 and 1000.",
+        "Give me the text at {box}: [left, top, right, bottom] on a scale of 0 to 1000.",
+        "What does the text in the area {box} say? [left, top, right, bottom], each from 0 to 1000.",
+        "Transcribe what is inside {box}, as [left, top, right, bottom] in thousandths of the picture.",
+        "Look at {box}, which is [left, top, right, bottom] from 0 to 1000. What do you read there?",
+        "Please read out {box}: left, top, right and bottom of the box in thousandths of the image.",
+    ),
+    ("text-in-box", "zh"): (
+        "{box}处写着什么？方框为[左, 上, 右, 下]，范围是0到1000。",
+        "请读出{box}框内的文字，坐标为[左, 上, 右, 下]的千分比。",
+        "方框{box}里有哪些字？四个数是左、上、右、下，在0到1000之间。",
+        "请告诉我{box}处的文字，[左, 上, 右, 下]按0到1000的比例。",
+        "区域{box}中的文字是什么？[左, 上, 右, 下]，每个数从0到1000。",
+        "请转写{box}里的内容，它是[左, 上, 右, 下]，用画面的千分比表示。",
+        "看{box}这个位置，[左, 上, 右, 下]从0到1000，那里写了什么？",
+        "请念出{box}中的文字，坐标是图片的千分比[左, 上, 右, 下]。",
+    ),
+    ("transcribe-speech", "en"): (
+        "Write down what is said.",
+        "Please transcribe this recording.",
+        "What does the speaker say, word for word?",
+        "Turn this speech into text.",
+        "Put the spoken words into writing.",
+        "Give me the transcript of this clip.",
+        "Listen, and write what you hear.",
+        "Which words are spoken here?",
+    ),
+    ("transcribe-speech", "zh"): (
+        "请写下说话的内容。",
+        "请转写这段录音。",
+        "说话人一字一句说了什么？",
+        "请把这段语音转成文字。",
+        "请把听到的话写出来。",
+        "请给出这段音频的文字稿。",
+        "听一听，写下你听到的内容。",
+        "这里说了哪些话？",
+    ),
+    ("speak-text", "en"): (
+        "Read this text aloud.",
+        "Please say the following words.",
+        "Speak this text.",
+        "Turn this text into speech.",
+        "Say this out loud.",
+        "Give voice to these words.",
+        "How does this text sound when it is read?",
+        "Read out what is written here.",
+    ),
+    ("speak-text", "zh"): (
+        "请朗读这段文字。",
+        "请说出下面的话。",
+        "请把这段文字念出来。",
+        "请把这段文字转成语音。",
+        "请大声读出来。",
+        "请用声音读出这些字。",
+        "这段文字读出来是什么样的？",
+        "请读出这里写的内容。",
+    ),
     ("answer-briefly", "en"): (
         "Answer with a word or a short phrase.",
         "A word or two will do.",
@@ -225,6 +293,29 @@ TEMPLATES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
+REQUESTS = frozenset({"answer-briefly", "choose-option", "explain-answer"})  # stand beside a record's own question
+ABOUT_BOXES = frozenset({"locate-text", "text-in-box"})  # speak of a piece of text and its place
+NAMES = tuple(sorted({name for name, _ in TEMPLATES} - REQUESTS))  # what a catalog may name
+
+
 def choose(name: str, language: str, at: At) -> str:
-    """One of the questions of that name and language, by the draw of the record's key."""
+    """One of the questions of that name and language, by the draw of the record's key; the corpus's own come first."""
+    given = at.corpus.template
+    if name not in REQUESTS and isinstance(given, Mapping):
+        return pick(given[language], at.key, "template")
+    if name not in REQUESTS and isinstance(given, str):
+        if given in ABOUT_BOXES and name != given:
+            raise Refused("template-unfit", f"'{given}' asks about boxes, and there is none")
+        name = given
     return pick(TEMPLATES[name, language], at.key, "template")
+
+
+def check_template(corpus: Corpus, where: str) -> None:
+    """Raises what is wrong with the questions that a catalog gives a corpus; their form was looked at before."""
+    given = corpus.template
+    if isinstance(given, str) and given not in NAMES:
+        raise UnknownName("template", given, NAMES, where)
+    for language, said in given.items() if isinstance(given, Mapping) else ():
+        for question in said:
+            if neutralise(question, keep=False) != question:
+                raise BadCatalog(f"{where}: template.{language}: {question!r} holds a control token of the model")
