@@ -120,6 +120,52 @@ def test_what_breaks_off_is_refused(kind):
     assert refusal(data[: len(data) * 2 // 3]).startswith("audio-unreadable")
 
 
+@pytest.mark.parametrize(("kind", "codec"), [("webm", "libopus"), ("matroska", "ac3")])
+def test_what_breaks_off_in_a_container_is_refused_too(kind, codec):
+    data = encoded(tone(4, 48_000), 48_000, kind, codec, "mono")
+    assert read_audio(data, rate=16_000, where="a")[1].samples == pytest.approx(64_000, abs=800)
+    assert "breaks off after" in refusal(data[: len(data) * 2 // 3])
+
+
+def test_an_mp4_whose_tail_is_lost_is_refused():
+    data = encoded(tone(4, 48_000), 48_000, "mp4", "aac", "mono")
+    assert refusal(data[: len(data) * 2 // 3]).startswith("audio-unreadable")
+    assert refusal(data[: len(data) // 3] + bytes(len(data) // 3) + data[len(data) * 2 // 3 :]).startswith("audio-")
+
+
+@pytest.mark.parametrize("rate", [1, 50, 3_999, 384_001, 4_000_000])
+def test_rates_at_which_nobody_records_speech_are_refused(rate):
+    data = stored(np.ones(9_000, np.int16), rate)
+    assert refusal(data) == f"audio-rate: a.wav: {rate} Hz"
+
+
+@pytest.mark.parametrize("rate", [4_000, 8_000, 192_000])
+def test_rates_of_telephones_and_studios_are_read(rate):
+    assert read_audio(stored(tone(1, rate, 200), rate), rate=16_000, where="a")[1].samples == 16_000
+
+
+def test_a_first_channel_without_speech_is_silent_whatever_the_second_says():
+    stereo = np.stack([np.zeros(16_000, np.float32), tone(1, 16_000)], axis=1)
+    assert refusal(stored(stereo, 16_000)) == "audio-silent: a.wav: all samples of the first channel are zero"
+
+
+def test_a_video_without_sound_is_refused():
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    assert refusal(file.getvalue()) == "audio-unreadable: a.wav: there is no sound in it"
+
+
+def test_a_header_that_claims_hours_costs_no_memory():
+    data = bytearray(stored(tone(1, 16_000), 16_000))
+    data[4:8], data[40:44] = (0x7FFF_FFF0).to_bytes(4, "little"), (0x7FFF_FF00).to_bytes(4, "little")
+    assert read_audio(bytes(data), rate=16_000, where="a")[1].samples == 16_000
+
+
 def test_a_streamed_wav_that_does_not_know_its_size_is_read():
     data = bytearray(stored(tone(1, 16_000), 16_000))
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"

@@ -35,8 +35,19 @@ def test_a_catalog_says_what_it_says(page, tmp_path):
         "files": [],
         "media": "",
         "strip": "",
+        "sets": {},
         "tags": [],
         "cap": 4096,
+        "template": None,
+        "filters": {
+            **dict.fromkeys(("questions", "question_chars", "answer_chars", "language", "width", "height")),
+            **dict.fromkeys(("ratio", "seconds")),
+            "contains": [],
+            "lacks": [],
+            "record": {},
+        },
+        "images": {"deep": False, "upright": False, "rgb": False, "longest": None},
+        "videos": {"original": False},
     }
 
 

@@ -11,6 +11,7 @@ from tarsia.builders.corpora import Fault, plain
 from tarsia.builders.reading import encoding
 from tarsia.builders.reading.boxes import about_text, thousandths
 from tarsia.builders.reading.boxes import box as marked
+from tarsia.builders.reading.boxes import placed as located
 from tarsia.builders.reading.choices import option
 from tarsia.builders.reading.encoding import encoding_of
 from tarsia.builders.reading.jsonfile import keyed, listed, records, whole
@@ -355,37 +356,86 @@ def row(*texts, readable=True):
     )
 
 
-def forms(boxes, size=(None, None), language="en"):
-    """The drafts of many keys by their form."""
+def forms(boxes, size=(100, 40), language="en", **entry):
+    """What is asked and answered about boxes under many keys, by its form."""
     found = {}
     for number in range(300):
-        drafted = about_text(boxes, "a.jpg", at("icdar", identity=str(number), language=language), size)
-        (_, question), (_, answer) = said(drafted)
-        question = question.removeprefix("<image>\n")
-        for form in ("read-text", "list-text", "locate-text"):
-            if any(question == known.replace("{text}", "B") for known in TEMPLATES[form, language]):
-                found.setdefault(form, set()).add(answer)
+        drafted = about_text(boxes, "a.jpg", at("icdar", identity=str(number), language=language, **entry))
+        question, answer = (turn.text.removeprefix("<image>\n") for turn in located(drafted, *size))
+        for form in ("read-text", "list-text", "locate-text", "text-in-box"):
+            for known in TEMPLATES[form, language]:
+                before, _, after = known.partition("{text}" if form == "locate-text" else "{box}")
+                if question == before or after and question.startswith(before) and question.endswith(after):
+                    asked = question[len(before) : len(question) - len(after)]
+                    found.setdefault(form, set()).add((asked, answer) if after else answer)
     return found
 
 
-def test_text_is_read_in_lines_listed_or_located_by_draw():
-    assert forms(row("A", "B", "A"), (100, 40)) == {
+def test_text_is_read_in_lines_listed_located_or_asked_for_by_its_place_by_draw():
+    assert forms(row("A", "B", "A")) == {
         "read-text": {"A B A"},
         "list-text": {"A\nB\nA"},
-        "locate-text": {"[200, 250, 300, 500]"},
+        "locate-text": {("B", "[200, 250, 300, 500]")},
+        "text-in-box": {
+            ("[0, 250, 100, 500]", "A"),
+            ("[200, 250, 300, 500]", "B"),
+            ("[400, 250, 500, 500]", "A"),
+        },
     }
 
 
-def test_nothing_is_located_in_an_image_of_unknown_size():
-    assert forms(row("A", "B"), (None, 40)) == {"read-text": {"A B"}, "list-text": {"A\nB"}}
+def test_places_are_known_when_the_image_is():
+    drafts = [about_text(row("A", "B"), "a.jpg", at("icdar", identity=str(number))) for number in range(40)]
+    marked_ones = [one for one in drafts if one.place is not None]
+    assert 0 < len(marked_ones) < 40
+    for one in marked_ones:
+        assert sum(turn.text.count("<box>") for turn in one.turns) == 1
+        wide, high = located(one, 100, 40), located(one, 1000, 30)
+        assert wide != high
+        assert not any("<box>" in turn.text for turn in (*wide, *high))
+    assert all(located(one, 9, 9) == one.turns for one in drafts if one.place is None)
+
+
+def test_a_box_outside_the_image_is_refused_where_its_place_is_spoken_of():
+    drafted = about_text(row("A"), "a.jpg", at("icdar", template="locate-text"))
+    with pytest.raises(Refused, match="ocr-outside: the box of 'A' lies outside the image of 9 x 9"):
+        located(drafted, 9, 9)
+    assert located(drafted, 11, 11)[1].text == "[0, 909, 909, 1000]"
+
+
+def test_text_that_looks_like_a_place_is_read_and_never_located():
+    found = forms(row("<box>", "B"))
+    assert found["read-text"] == {"<box> B"}
+    assert found["text-in-box"] == {("[200, 250, 300, 500]", "B")}
+    assert found["locate-text"] == {("B", "[200, 250, 300, 500]")}
 
 
 def test_one_piece_of_text_is_no_list():
-    assert forms(row("B")) == {"read-text": {"B"}}
+    assert set(forms(row("B"))) == {"read-text", "locate-text", "text-in-box"}
 
 
 def test_chinese_text_is_asked_for_in_chinese():
-    assert set(forms(row("路口", "B"), (100, 40), language="zh")) == {"read-text", "list-text", "locate-text"}
+    found = forms(row("路口", "B"), language="zh")
+    assert set(found) == {"read-text", "list-text", "locate-text", "text-in-box"}
+
+
+@pytest.mark.parametrize("form", ["read-text", "list-text", "locate-text", "text-in-box"])
+def test_a_catalog_may_name_the_form(form):
+    assert set(forms(row("A", "B"), template=form)) == {form}
+
+
+def test_a_piece_that_occurs_twice_cannot_be_located():
+    with pytest.raises(Refused, match="template-unfit: 'locate-text' needs a text that stands alone"):
+        about_text(row("A", "A"), "a.jpg", at("icdar", template="locate-text"))
+
+
+def test_questions_of_the_corpus_are_answered_with_the_text_as_it_is_read():
+    own = {"en": ["Read it.", "What does it say?"]}
+    drafts = [about_text(row("A", "B"), "a.jpg", at("icdar", identity=str(n), template=own)) for n in range(40)]
+    assert {(one.turns[0].text, one.turns[1].text) for one in drafts} == {
+        ("<image>\nRead it.", "A B"),
+        ("<image>\nWhat does it say?", "A B"),
+    }
 
 
 def test_boxes_are_located_in_thousandths_within_the_image():
@@ -413,7 +463,8 @@ def test_an_outline_that_is_none_is_refused(outline):
 def test_a_piece_that_looks_like_structure_is_neutral_in_question_and_answer():
     boxes = row("<image>", "<|im_end|>")
     for number in range(60):
-        check_turns(about_text(boxes, "a.jpg", at("icdar", identity=str(number)), (100, 40)))
+        drafted = about_text(boxes, "a.jpg", at("icdar", identity=str(number)))
+        check_turns(drafted.model_copy(update={"turns": located(drafted, 100, 40)}))
 
 
 # --- icdar ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ VITA has files like this, one array a data set:
      "conversations": [{"from": "human", "value": "<image>\n<audio>\n"}, {"from": "gpt", "value": "This is a …"}],
      "audio": ["new_value_dict_0717/output_wavs/f61cf238b7872b4903e1fc15dcb5a50c.wav"]}
 
-`set` names a folder of VITA's configuration: in a catalog that is the corpus's media folder, from which images and
-videos are counted. Audio is looked for in its folder `audio`, as VITA does. States (☞☟☜) are added by loaders, so any
+`set` names a folder of VITA's configuration, from which images and videos are counted: in a catalog that is the media
+folder, or, where a file speaks of several sets, the folder that `sets` gives each of them (`FolderDict`, there). Audio is looked for in its folder `audio`, as VITA does. States (☞☟☜) are added by loaders, so any
 in an answer are text.
 
 `inserted_id` marks the answer to speech that was not meant for the model: such records belong in a corpus of kind
@@ -16,7 +16,7 @@ in an answer are text.
 samples apart, and answers with `end_tag: false` are broken off on purpose: both are refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
@@ -42,15 +42,31 @@ def draft(record: Any, at: At) -> Draft:
         raise Refused("record-packed", f"{len(record['id'])} samples in one; the file before packing is needed")
     if record.get("end_tag") is False:
         raise Refused("answer-unfinished", "end_tag: the last answer is meant to have no end")
+    images, videos = paths(record, "image"), paths(record, "video")
+    folders = _folders(record.get("set"), len(images) + len(videos), at.corpus.sets)
+    found = [f"{folder}{path}" for folder, path in zip(folders, images + videos, strict=True)]
     conversation = about_media(
         first_of(record, TURNS),
         IMAGE,
-        images=paths(record, "image"),
-        videos=paths(record, "video"),
+        images=tuple(found[: len(images)]),
+        videos=tuple(found[len(images) :]),
         audios=tuple(f"audio/{path}" for path in paths(record, "audio")),
     )
     _check_noise(record.get("inserted_id"), conversation, at.corpus.kind)
     return conversation
+
+
+def _folders(named: Any, count: int, sets: Mapping[str, str]) -> list[str]:
+    """What stands before the path of each image and video: nothing, or the folders of their sets."""
+    if not sets or not count:
+        return [""] * count
+    names = named if isinstance(named, list) else [named] * count
+    if len(names) != count:
+        raise Refused("record-shape", f"set: {len(names)} for {count} images and videos")
+    for name in names:
+        if not isinstance(name, str) or name not in sets:
+            raise Refused("set-unknown", f"set: {str(name)[:40]!r} is none of {', '.join(sets)}")
+    return [f"{sets[name].rstrip('/')}/" if sets[name].strip("/") else "" for name in names]
 
 
 def _check_noise(marked: Any, conversation: Draft, kind: Kind) -> None:

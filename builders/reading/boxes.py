@@ -65,29 +65,35 @@ def about_text(boxes: tuple[Box, ...], image: str, at: At) -> Draft:
     if not readable:
         raise Refused("ocr-nothing", f"no text of {len(boxes)} can be read")
     said = [boxes[number] for number in readable]
-    language = language_of(at.corpus.language, " ".join(box.text for box in said))
-    singular = [number for number in readable if _is_singular(boxes[number], said)]
-    form = _form(at, several=len(said) > 1, singular=bool(singular))
-    question, wanted = choose(form, language, at), None
-    if form in ABOUT_BOXES:
-        wanted = pick(singular if form == "locate-text" else readable, at.key, "ocr-wanted")
-        words = boxes[wanted].text.strip().replace(PLACE, f"{PLACE[0]}\u2060{PLACE[1:]}")
-        answer = PLACE if form == "locate-text" else words
-        question = question.replace("{box}", PLACE).replace("{text}", words)
-    else:
+    placeable = [number for number in readable if PLACE not in boxes[number].text]
+    times = Counter(box.text.strip() for box in said)
+    wanted = {
+        "locate-text": [number for number in placeable if _is_telling(boxes[number].text.strip(), times)],
+        "text-in-box": placeable,
+    }
+    form = _form(at, ["read-text", *["list-text"] * (len(said) > 1), *(name for name in wanted if wanted[name])])
+    question = choose(form, language_of(at.corpus.language, " ".join(box.text for box in said)), at)
+    place = pick(wanted[form], at.key, "ocr-wanted") if form in wanted else None
+    if place is None:
         answer = "\n".join((" " if form == "read-text" else "\n").join(line) for line in reading_lines(said))
+    else:
+        words = boxes[place].text.strip()
+        question = question.replace("{box}", PLACE).replace("{text}", words)
+        answer = PLACE if form == "locate-text" else words
     turns = exchange(f"{IMAGE}\n{neutralise(question, keep=False)}", neutralise(answer, keep=False))
-    return Draft(turns=turns, images=(image,), boxes=boxes, place=wanted)
+    return Draft(turns=turns, images=(image,), boxes=boxes, place=place)
 
 
-def _form(at: At, *, several: bool, singular: bool) -> str:
+def _form(at: At, possible: Sequence[str]) -> str:
+    """What is asked: what the catalog names, or one of what is possible."""
     named = at.corpus.template
     if named is None:
-        forms = ["read-text", *["list-text"] * several, *["locate-text"] * singular, "text-in-box"]
-        return pick(forms, at.key, "ocr-form")
-    if named == "locate-text" and not singular:
-        raise Refused("template-unfit", "'locate-text' asks for a short text that occurs once, and there is none")
-    return named if isinstance(named, str) and named in ("list-text", *ABOUT_BOXES) else "read-text"
+        return pick(possible, at.key, "ocr-form")
+    if not isinstance(named, str):
+        return "read-text"
+    if named in ABOUT_BOXES and named not in possible:
+        raise Refused("template-unfit", f"'{named}' needs a text that stands alone, and there is none")
+    return named if named in possible else "read-text"
 
 
 def placed(draft: Draft, width: int, height: int) -> tuple[Turn, ...]:
@@ -116,9 +122,9 @@ def about_crop(said: str, image: str, at: At) -> Draft:
     return Draft(turns=exchange(f"{IMAGE}\n{question}", neutralise(said, keep=False)), images=(image,))
 
 
-def _is_singular(wanted: Box, readable: Sequence[Box]) -> bool:
-    said = Counter(box.text.strip() for box in readable)
-    return said[wanted.text.strip()] == 1 and len(wanted.text) <= _LONG
+def _is_telling(words: str, times: Counter[str]) -> bool:
+    """Whether words say which piece is meant."""
+    return times[words] == 1 and len(words) <= _LONG
 
 
 def thousandths(box: Box, width: float, height: float) -> list[int]:
