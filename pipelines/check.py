@@ -88,7 +88,8 @@ def _rules(corpus: Corpus) -> Iterator[str]:
         yield f"template: questions of its own, {', '.join(counts)}"
     fields = corpus.model_dump(mode="json", include={"filters", "images", "videos"}, exclude_defaults=True)
     for name, rules in fields.items():
-        inner = {**rules, **{f"record.{path}": value for path, value in rules.pop("record", {}).items()}}
+        wanted = rules.pop("record", {})
+        inner = {**rules, **{f"record.{path}": value for path, value in wanted.items()}}
         yield f"{name}: {', '.join(rule if on is True else f'{rule} {_said(on)}' for rule, on in inner.items())}"
 
 

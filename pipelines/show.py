@@ -66,7 +66,7 @@ def checked(reports: Sequence[Checked]) -> str:
             continue
         lines.append(f"{one.corpus}: {one.files} {'file' if one.files == 1 else 'files'}; a record is {one.record}")
         lines += [f"  {rule}" for rule in one.rules]
-        lines += [f"  {file} is in {encoding}" for file, encoding in one.encodings.items()]
+        lines += [f"  {file} is in {said}" for file, said in one.encodings.items() if said != "utf-8"]
         for record in one.first:
             lines.append(f"  {record.file}  {record.id}")
             if record.sample is None:

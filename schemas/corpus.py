@@ -174,8 +174,10 @@ class Corpus(Model):
         return given
 
     @model_validator(mode="after")
-    def _answerable(self) -> "Corpus":
-        """Questions of one's own can be asked in every language of the corpus."""
+    def _possible_together(self) -> "Corpus":
+        """Questions of one's own can be asked in every language of the corpus; filters let some record pass."""
+        if self.filters.language and self.filters.language not in self.language:
+            raise ValueError(f"filters.language: the corpus speaks {self.language}, never {self.filters.language}")
         if not isinstance(self.template, Mapping):
             return self
         for language in self.language.split("+"):
