@@ -32,6 +32,7 @@ PIXELS = 178_956_970  # beyond this Pillow calls an image a decompression bomb; 
 
 _OTHERS = {"WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif", "JPEG2000": "jp2"}
 _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, 2 to 8 are turned or mirrored
+_SHORT = 3  # EXIF's type of it
 
 CMYK, DEEP, DEEP_GREY, PALETTE = "CMYK", "16 bits", "16 bits grey", "palette"
 TRANSPARENT, SEVERAL, TURNED = "transparent", "several pictures", "turned"
@@ -117,7 +118,7 @@ def _jpeg(data: bytes, where: str) -> ImageHeader:
         else:
             length = data[at + 2] << 8 | data[at + 3]
             if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
-                orientation = _orientation(data[at + 4 : at + 2 + length])
+                orientation = _orientation(data[at + 10 : at + 2 + length])
             at += 2 + length
     else:
         raise Refused("image-truncated", f"{where}: the JPEG ends before its size is told")
@@ -130,14 +131,19 @@ _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _TOO_LATE = {0xD9, 0xDA}  # the end, the scan
 
 
-def _orientation(exif: bytes) -> int:
-    """The orientation that EXIF data tell; upright where they are broken."""
+def _orientation(tiff: bytes) -> int:
+    """The orientation that EXIF data tell; upright where they are broken. Pillow takes ten times as long."""
+    order = "<" if tiff.startswith(b"II") else ">"
     try:
-        found = Image.Exif()
-        found.load(exif)
-        return _as_orientation(found.get(_ORIENTATION))
-    except Exception:  # Pillow raises whatever broken bytes lead it to; the picture is none the worse
-        return 1
+        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, first)
+        for entry in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, first + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return _as_orientation(value) if kind == _SHORT else 1
+    except struct.error:
+        pass
+    return 1
 
 
 def _as_orientation(said: Any) -> int:

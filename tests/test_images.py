@@ -307,6 +307,18 @@ def test_jpegs_that_no_loader_decodes_are_refused_by_their_header(marker, bits):
         read_image(bytes(data), "a")
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_is_found_among_other_tags_in_either_order_of_bytes(order):
+    tags = [(0x010F, 2, 2, 0x4100), (0x0112, 3, 1, 8), (0x011A, 5, 1, 0)]
+    entries = b"".join(struct.pack(f"{order}HHIHH", *tag, 0) for tag in tags)
+    tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
+    segment = b"Exif\0\0" + tiff
+    data = picture("JPEG")
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(segment)) + segment + data[2:]
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[0x0112] == read_image(data, "a").orientation == 8
+
+
 def test_broken_exif_is_an_image_upright():
     data = picture("JPEG")
     segment = b"Exif\0\0II*\0" + os.urandom(40)
