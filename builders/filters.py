@@ -64,7 +64,7 @@ def filter_media(
 ) -> None:
     """Refuses media of other sizes than those wanted."""
     wanted = corpus.filters
-    sizes = [(seen.width, seen.height) for seen in (*images, *videos)]
+    sizes = [(image.width, image.height) for image in images] + [(video.width, video.height) for video in videos]
     _check("width", wanted.width, (width for width, _ in sizes))
     _check("height", wanted.height, (height for _, height in sizes))
     _check("ratio", wanted.ratio, (max(size) / min(size) for size in sizes))

@@ -202,12 +202,17 @@ def _opened(data: bytes, where: str, formats: list[str] | None = None) -> Iterat
 
 def check_pixels(data: bytes, header: ImageHeader, where: str) -> None:
     """Decodes an image (of several pictures the first) and refuses it if anything of it is missing."""
-    with _opened(data, where) as image:
-        size = _load(image, where).size
+    size = _decoded(data, where)
     if size != (header.width, header.height):
         raise Refused("image-corrupt", f"{where}: {size[0]} x {size[1]}, though its header says otherwise")
     if header.extension == "jpg" and not _is_whole(data):
         raise Refused("image-truncated", f"{where}: the JPEG's scan breaks off before its end")
+
+
+def _decoded(data: bytes, where: str) -> tuple[int, int]:
+    """The size that an image turns out to have; its pixels are given up before anything else is decoded."""
+    with _opened(data, where) as image:
+        return _load(image, where).size
 
 
 def _load(image: Image.Image, where: str) -> Image.Image:

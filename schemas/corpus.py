@@ -197,8 +197,11 @@ class Corpus(Model):
 
     def of_media(self) -> dict[str, Any]:
         """What the samples of a corpus depend on besides its records: nothing else makes a shard be written anew."""
-        kept = {"name": True, "kind": True, "language": True, "images": True, "videos": True, "filters": ON_MEDIA}
-        fields = self.model_dump(mode="json", include=kept, exclude_defaults=True)
+        fields = self.model_dump(
+            mode="json",
+            include={"name": True, "kind": True, "language": True, "images": True, "videos": True, "filters": ON_MEDIA},
+            exclude_defaults=True,
+        )
         return {name: value for name, value in fields.items() if value}
 
 

@@ -855,6 +855,35 @@ def test_a_long_document_is_cut_at_its_sentences_and_nothing_is_lost(tmp_path):
 # --- vita -----------------------------------------------------------------------------------------------------------
 
 
+SETS = {"coco": "images/coco/", "llava": "images/llava", "here": ""}
+
+
+@pytest.mark.parametrize(
+    ("named", "images", "found"),
+    [
+        ("coco", "1.jpg", ("images/coco/1.jpg",)),
+        (["coco", "llava"], ["1.jpg", "a/2.jpg"], ("images/coco/1.jpg", "images/llava/a/2.jpg")),
+        ("llava", ["1.jpg", "2.jpg"], ("images/llava/1.jpg", "images/llava/2.jpg")),
+        ("here", "1.jpg", ("1.jpg",)),
+    ],
+)
+def test_sets_of_vita_lead_to_the_folders_that_the_catalog_gives_them(named, images, found):
+    record = {**SOUND["vita"], "set": named, "image": images}
+    if isinstance(images, list):
+        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": "Both."}]
+        record = {"id": "1", "set": named, "image": images, "conversations": turns}
+    assert draft("vita", record, sets=SETS).images == found
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [("lvis", "set-unknown: set: 'lvis' is none of coco"), (["coco"] * 2, "record-shape: set: 2 for 1")],
+)
+def test_a_set_that_the_catalog_does_not_know_is_refused(named, said):
+    with pytest.raises(Refused, match=said):
+        draft("vita", {**SOUND["vita"], "set": named}, sets=SETS)
+
+
 def test_audio_of_vita_lies_in_its_folder_audio():
     drafted = draft("vita", SOUND["vita"])
     assert (drafted.images, drafted.audios) == (("a.jpg",), ("audio/b.wav",))

@@ -8,8 +8,8 @@ VITA has files like this, one array a data set:
      "audio": ["new_value_dict_0717/output_wavs/f61cf238b7872b4903e1fc15dcb5a50c.wav"]}
 
 `set` names a folder of VITA's configuration, from which images and videos are counted: in a catalog that is the media
-folder, or, where a file speaks of several sets, the folder that `sets` gives each of them (`FolderDict`, there). Audio is looked for in its folder `audio`, as VITA does. States (☞☟☜) are added by loaders, so any
-in an answer are text.
+folder, or, where a file speaks of several sets, the folder that `sets` gives each of them (`FolderDict`, there). Audio
+is looked for in its folder `audio`, as VITA does. States (☞☟☜) are added by loaders, so any in an answer are text.
 
 `inserted_id` marks the answer to speech that was not meant for the model: such records belong in a corpus of kind
 `noise`, which takes no others. Records that VITA's packer has put together (their `id` is a list) have lost what tells
