@@ -107,6 +107,18 @@ ONE_KEY = "page.yaml: a catalog has one key, 'corpora', and under it a name for 
         (f"corpora: {{a: {ENTRY.replace('}', ', cap: 0}')}}}", "cap: Input should be greater than or equal to 1"),
         (f"corpora: {{a: {ENTRY.replace('}', ', files: [1]}')}}}", "files.0: Input should be a valid string"),
         (f"corpora: {{a: {ENTRY.replace('}', ', name: b}')}}}", "no key 'name'; the name stands in front of the entry"),
+        (
+            f"corpora: {{a: {ENTRY.replace('}', ', images: {depe: true}}')}}}",
+            "no key 'images.depe'; did you mean 'deep'? Known: deep, longest, rgb, upright",
+        ),
+        (f"corpora: {{a: {ENTRY.replace('}', ', videos: {keep: true}}')}}}", "no key 'videos.keep'. Known: original"),
+        (f"corpora: {{a: {ENTRY.replace('}', ', images: {longest: 9}}')}}}", "images.longest: Input should be greater"),
+        (
+            f"corpora: {{a: {ENTRY.replace('}', ', images: {deep: 3}}')}}}",
+            "images.deep: Input should be a valid boolean",
+        ),
+        (f"corpora: {{a: {ENTRY.replace('}', ', sets: [a]}')}}}", "sets: Input should be a valid dictionary"),
+        (f"corpora: {{a: {ENTRY.replace('}', ', templates: a}')}}}", "no key 'templates'; did you mean 'template'?"),
         ("corpora: {a: {? [x] : y}}", "page.yaml, line 1: found unhashable key"),
         ("corpora: {a: *b}", "page.yaml, line 1: found undefined alias 'b'"),
         ("corpora: {a: !!python/object:os.system {}}", "could not determine a constructor for the tag"),

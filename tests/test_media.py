@@ -15,6 +15,7 @@ from tarsia.manifests.audit import audit
 from tarsia.pipelines import show
 from tarsia.pipelines.check import check
 from tarsia.pipelines.ingest import deepened, ingest
+from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
 
 SEEN = {"format": "llava", "kind": "qa"}
@@ -198,7 +199,12 @@ def test_the_original_of_a_video_is_kept_on_request_and_audited(tmp_path):
     page = recipe({"1": {"take": {"qa": "100%"}}})
     manifests = plan(lake, page)
     assert len(rows(lake, manifests[0])) == 4
+    with open_pool(1) as pool:
+        pack(lake, ["small/1"], pool, quiet=True)
     assert audit(lake, manifests, recipe=page, deep=True).findings == ()
+    packed = [entry.path for entry in lake.store.list("stages/small/1/shards") if entry.path.endswith(".tar")]
+    with tarfile.open(fileobj=io.BytesIO(lake.store.read(packed[0]))) as tar:
+        assert {name.rpartition(".")[2] for name in tar.getnames()} == {"jpg", "json"}
 
 
 # --- places in images -----------------------------------------------------------------------------------------------
