@@ -10,7 +10,7 @@ where there is none; and an occurrence number where even that repeats. Never a p
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +18,10 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from tarsia.builders.corpora import At, Fault, Raw, Reader
+from tarsia.builders.corpora import At, Fault, Part, Raw, Reader
 from tarsia.builders.filters import filter_record, filter_turns
 from tarsia.builders.media import CARRIED, to_rows
+from tarsia.builders.reading.parts import excerpt
 from tarsia.builders.storage import Store
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.errors import Refused, StorageFault, TarsiaError
@@ -49,12 +50,12 @@ SCANNED = pa.schema(
 SORTED = pa.schema([*SCANNED, ("key", pa.string()), ("draft", pa.string())])  # JSON; null where the record is refused
 
 
-def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Table]:
-    """The raw records of some files, in slices of the schema SCANNED."""
+def scan(reader: Reader, source: Store, files: Sequence[tuple[str, Part | None]]) -> Iterator[pa.Table]:
+    """The raw records of some files, or parts of files, in slices of the schema SCANNED."""
     rows: list[tuple[Any, ...]] = []
     size = 0
-    for file in files:
-        for found in _found(reader, source, file):
+    for file, part in files:
+        for found in _found(reader, source, file) if part is None else _found_in(reader, source, file, part):
             carried = to_rows(found.media) if isinstance(found, Raw) else []
             rows.append((*_row(found), file, found.begin, found.end, carried))
             size += len(rows[-1][2]) + sum(len(row.get("data") or b"") for row in carried)
@@ -65,11 +66,24 @@ def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Tab
         yield _table(rows)
 
 
-def _found(reader: Reader, source: Store, file: str) -> Iterator[Raw | Fault]:
+def _found_in(reader: Reader, source: Store, file: str, part: Part) -> Iterator[Raw | Fault]:
+    """What a reader finds in a part of a file, placed in the whole."""
+    if alone := getattr(reader, "read_part", None):
+        yield from _found(reader, source, file, lambda: alone(source, file, part))
+        return
+    shift = part.begin - len(part.lead)
+    for found in _found(reader, excerpt(source, file, part), file):
+        begin, end = (min(max(part.begin, place + shift), part.end) for place in (found.begin, found.end))
+        yield found._replace(begin=begin, end=end)
+
+
+def _found(
+    reader: Reader, source: Store, file: str, read: Callable[[], Iterator[Raw | Fault]] | None = None
+) -> Iterator[Raw | Fault]:
     """What a reader finds in a file; where the reader trips, the rest of the file is one fault."""
     end = 0
     try:
-        for found in reader.read(source, file):
+        for found in read() if read else reader.read(source, file):
             end = found.end
             yield found if isinstance(found, Fault) else _canonical(found, source, file)
     except (TarsiaError, MemoryError):

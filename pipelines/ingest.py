@@ -1,14 +1,16 @@
 """`tarsia ingest`: raw corpora in, shards in draw order and a truthful count out.
 
+    split  a large file     ->  parts that can be read alone
     scan   some raw files   ->  slices of raw records, and who they are
     settle                      identities over the whole corpus (here, 16 bytes a record)
     sort   a slice          ->  the slice in key order, understood, with a stamp of every record and its media
     build  a leaf           ->  tar, index and text of the leaf; refusals with reasons
     publish                     quarantine, then the next snapshot, last
 
-Scan and sort leave their results under `work/`, removed at the end; a leaf is recorded under `commits/` by the digest
-of everything it is made from, so that a resumed, a repeated and an incremental ingest are one and the same thing: the
-plan minus what is recorded. A corpus whose files have not changed since the newest snapshot is not read at all.
+Split, scan and sort leave their results under `work/`, removed at the end; a leaf is recorded under `commits/` by the
+digest of everything it is made from, so that a resumed, a repeated and an incremental ingest are one and the same
+thing: the plan minus what is recorded. A corpus whose files have not changed since the newest snapshot is not read at
+all.
 """
 
 from collections import Counter
@@ -22,7 +24,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tarsia.builders.corpora import find
+from tarsia.builders.corpora import Part, find
 from tarsia.builders.lake import Lake
 from tarsia.builders.media import Media
 from tarsia.builders.records import MEDIA, Marks, draws, read_slice, rows_of, scan, settle, sort, to_arrow, who
@@ -40,7 +42,7 @@ from tarsia.schemas.model import Model
 from tarsia.schemas.sample import Draft, Sample
 from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
 
-SCAN_BYTES = 64 << 20  # of raw files that one task scans, at least
+SCAN_BYTES = 64 << 20  # of raw files that one task scans, about, where the reader does not say otherwise
 RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyond, its place alone
 
 
@@ -78,6 +80,7 @@ def ingest(
             plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
     for plan in plans if reread else ():
         _clear(lake, f"{plan.work}/sort")
+    _split(plans, lake, pool, quiet)
     _scan(plans, lake, pool, quiet)
     _sort(plans, lake, pool, quiet)
     built = _build(plans, lake, pool, quiet)
@@ -141,9 +144,66 @@ class _Plan:
     source: str
     files: list[Entry]
     work: str
+    loads: list[tuple[tuple[str, Part | None], ...]] = field(default_factory=list)  # files or parts that are one task
     slices: list[str] = field(default_factory=list)  # paths, without their endings
     identities: dict[str, int] = field(default_factory=dict)
     sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave
+
+
+# --- split ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """Looks where a large file of a corpus may be cut."""
+
+    lake: str
+    corpus: Corpus
+    file: str
+    size: int
+    record: str
+
+    def run(self) -> Any:
+        """The parts; none where the file is read whole."""
+        split = find(self.corpus.format).split  # type: ignore[attr-defined]
+        return [list(part) for part in split(open_store(self.corpus.root), self.file, self.size)]
+
+
+def _split(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
+    tasks = [
+        Split(lake.url, plan.corpus, entry.path, size, f"{plan.work}/split/{number:05d}.json")
+        for plan in plans
+        for number, entry in enumerate(plan.files)
+        if entry.size > (size := _load_bytes(plan.corpus)) and hasattr(find(plan.corpus.format), "split")
+    ]
+    found = zip(tasks, finish(tasks, pool, Progress("split", "large files", quiet=quiet)), strict=True)
+    parts = {(task.corpus.name, task.file): [Part(*part) for part in result] for task, result in found}
+    for plan in plans:
+        pieces = [
+            (entry.path, part, part.end - part.begin if part else entry.size)
+            for entry in plan.files
+            for part in parts.get((plan.corpus.name, entry.path)) or [None]
+        ]
+        plan.loads = _loads(pieces, _load_bytes(plan.corpus))
+
+
+def _load_bytes(corpus: Corpus) -> int:
+    """Bytes of raw files that one task scans, about."""
+    return int(getattr(find(corpus.format), "PART", SCAN_BYTES))
+
+
+def _loads(pieces: Sequence[tuple[str, Part | None, int]], most: int) -> list[tuple[tuple[str, Part | None], ...]]:
+    """Files and parts in groups of about `most` bytes: a large one alone, many small ones together."""
+    loads: list[tuple[tuple[str, Part | None], ...]] = []
+    load: list[tuple[str, Part | None]] = []
+    size = 0
+    for path, part, length in pieces:
+        load.append((path, part))
+        size += length
+        if size >= most:
+            loads.append(tuple(load))
+            load, size = [], 0
+    return [*loads, tuple(load)] if load else loads
 
 
 # --- scan -----------------------------------------------------------------------------------------------------------
@@ -151,11 +211,11 @@ class _Plan:
 
 @dataclass(frozen=True)
 class Scan:
-    """Reads some raw files of a corpus into slices."""
+    """Reads some raw files of a corpus, or parts of them, into slices."""
 
     lake: str
     corpus: Corpus
-    files: tuple[str, ...]
+    files: tuple[tuple[str, Part | None], ...]
     record: str
 
     def run(self) -> Any:
@@ -174,11 +234,11 @@ def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
     tasks = [
         Scan(lake.url, plan.corpus, files, f"{plan.work}/scan/{number:05d}.json")
         for plan in plans
-        for number, files in enumerate(_groups(plan.files))
+        for number, files in enumerate(plan.loads)
     ]
     results = iter(finish(tasks, pool, Progress("scan", "groups of raw files", quiet=quiet)))
     for plan in plans:
-        plan.slices = [path for _ in _groups(plan.files) for path in next(results)]
+        plan.slices = [path for _ in plan.loads for path in next(results)]
         rows = [np.frombuffer(lake.store.read(f"{path}.who"), dtype=np.uint64) for path in plan.slices]
         everyone = np.concatenate([np.empty(0, np.uint64), *rows]).reshape(-1, 2)
         marks = settle(everyone)
@@ -196,20 +256,6 @@ def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
             mine = Marks(marks.collided[begin:end], marks.occurrence[begin:end])
             lake.store.replace(f"{path}.marks", mine.to_bytes())
             begin = end
-
-
-def _groups(files: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """Files in groups of about SCAN_BYTES: one large file alone, many small ones together."""
-    groups: list[tuple[str, ...]] = []
-    group: list[str] = []
-    size = 0
-    for entry in files:
-        group.append(entry.path)
-        size += entry.size
-        if size >= SCAN_BYTES:
-            groups.append(tuple(group))
-            group, size = [], 0
-    return [*groups, tuple(group)] if group else groups
 
 
 # --- sort -----------------------------------------------------------------------------------------------------------
