@@ -5,12 +5,13 @@ each record, the bytes or the span of bytes; a draft names them with an @ in fro
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
 from tarsia.builders.corpora import Span
-from tarsia.builders.storage import Store
+from tarsia.builders.storage import Entry, Store
 from tarsia.schemas.errors import NotThere, Outside, Refused
 from tarsia.schemas.identity import checksum
 
@@ -39,8 +40,15 @@ def to_rows(carried: Mapping[str, bytes | Span]) -> list[dict[str, Any]]:
 class Media:
     """The media of one record, by the paths of its draft."""
 
-    def __init__(self, source: Store, carried: Sequence[dict[str, Any]] | None) -> None:
+    def __init__(
+        self,
+        source: Store,
+        carried: Sequence[dict[str, Any]] | None,
+        known: Mapping[str, Entry | None] = MappingProxyType({}),
+    ) -> None:
+        """`known`: what the source said before of some of its files."""
         self._source = source
+        self._known = known
         self._carried = {row["name"]: row for row in carried or ()}
 
     def load(self, path: str) -> bytes:
@@ -67,7 +75,8 @@ class Media:
         if row["data"] is not None:
             return str(checksum(row["data"]))
         try:
-            entry = self._source.entry(row["path"])
+            where = row["path"]
+            entry = self._known[where] if where in self._known else self._source.entry(where)
         except Outside:
             return "outside"
         return f"{entry.version} {row.get('offset')} {row.get('length')}" if entry else "missing"

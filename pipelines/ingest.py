@@ -281,9 +281,13 @@ class Sort:
         store.replace(f"{path}.arrow", to_arrow(table))
         columns = ("key", "record", "id", "draft", "code", "message")
         said = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        named = [_media_of(draft) for draft in table["draft"].to_pylist()]
+        elsewhere = pc.unique(pc.struct_field(pc.list_flatten(table["media"]), "path")).drop_null().to_pylist()
+        known = source.entries({path for paths in named for path in paths if not path.startswith("@")}.union(elsewhere))
         versions = (
-            _versions(draft, Media(source, carried.as_py()))
-            for draft, carried in zip(table["draft"].to_pylist(), table["media"], strict=True)
+            [media.version(path) for path in paths]
+            for paths, carried in zip(named, table["media"], strict=True)
+            for media in [Media(source, carried.as_py(), known)]
         )
         stamps = np.array([checksum(canonical(row)) for row in zip(said, versions, strict=True)], dtype=np.uint64)
         store.replace(f"{path}.stamps", np.array([draws(table["key"].to_pylist()), stamps], dtype=np.uint64).tobytes())
@@ -291,10 +295,10 @@ class Sort:
         return {"path": path, "rows": len(table), "origins": origins.model_dump(mode="json")}
 
 
-def _versions(draft: str | None, media: Media) -> list[str]:
-    """The version of every medium that a draft names."""
+def _media_of(draft: str | None) -> list[str]:
+    """Every medium that a draft names."""
     fields = orjson.loads(draft) if draft else {}
-    return [media.version(path) for name in MEDIA for path in fields.get(name, ())]
+    return [path for name in MEDIA for path in fields.get(name, ())]
 
 
 def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
