@@ -97,7 +97,7 @@ def _found(
 
 def _canonical(found: Raw, source: Store, file: str) -> Raw | Fault:
     try:
-        return found._replace(record=canonical(found.record))
+        return found._replace(record=bytes(memoryview(canonical(found.record))))  # orjson's own are kilobytes too large
     except TypeError as error:  # nested too deeply, or no JSON at all
         raw = source.read_range(file, found.begin, min(FAULT_KEPT, found.end - found.begin))
         return Fault("record-shape", f"{error}", raw, found.begin, found.end)

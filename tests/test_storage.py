@@ -335,7 +335,7 @@ def test_a_bucket_lists_a_folder_and_does_not_ask_for_each_object(s3, monkeypatc
     for number in range(40):
         store.replace(f"media/{number:02d}.jpg", b".")
     asked = []
-    monkeypatch.setattr(store, "entry", lambda path: asked.append(path))
+    monkeypatch.setattr(store, "entry", asked.append)
     found = store.entries([f"media/{number:02d}.jpg" for number in range(30)])
     assert asked == []
     assert [entry.size for entry in found.values()] == [1] * 30
