@@ -4,7 +4,7 @@
     python benchmarks/scale.py --full             # 1 M records, 2 h of Opus, a 2 GB tar: half an hour, 8 GB of disk
     python benchmarks/scale.py text --count 200000
 
-Each case runs in a process of its own, whose largest resident memory is what counts: it splits, scans, sorts, builds and
+Each case runs in a process of its own, whose largest resident memory counts: it splits, scans, sorts, builds and
 publishes, so no worker of a pool needs more. Prints Markdown.
 """
 

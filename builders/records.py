@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from tarsia.builders.corpora import At, Fault, Part, Raw, Reader
+from tarsia.builders.corpora import At, Fault, Part, Raw, Reader, Span
 from tarsia.builders.filters import filter_record, filter_turns
 from tarsia.builders.media import CARRIED, to_rows
 from tarsia.builders.reading.parts import excerpt
@@ -50,20 +50,33 @@ SCANNED = pa.schema(
 SORTED = pa.schema([*SCANNED, ("key", pa.string()), ("draft", pa.string())])  # JSON; null where the record is refused
 
 
-def scan(reader: Reader, source: Store, files: Sequence[tuple[str, Part | None]]) -> Iterator[pa.Table]:
-    """The raw records of some files, or parts of files, in slices of the schema SCANNED."""
+def scan(
+    reader: Reader, source: Store, files: Sequence[tuple[str, Part | None]], name: str = ""
+) -> Iterator[tuple[pa.Table, list[bytes]]]:
+    """The raw records of some files, or parts of files, in slices of the schema SCANNED.
+
+    With each slice come the bytes that its records carry, for a file `<name>-<number>.media`.
+    """
     rows: list[tuple[Any, ...]] = []
-    size = 0
+    media: list[bytes] = []
+    size = held = number = 0
+
+    def store(data: bytes) -> Span:
+        nonlocal held
+        media.append(data)
+        held += len(data)
+        return Span(f"{name}-{number:05d}.media", held - len(data), len(data))
+
     for file, part in files:
         for found in _found(reader, source, file) if part is None else _found_in(reader, source, file, part):
-            carried = to_rows(found.media) if isinstance(found, Raw) else []
+            carried = to_rows(found.media, store) if isinstance(found, Raw) else []
             rows.append((*_row(found), file, found.begin, found.end, carried))
-            size += len(rows[-1][2]) + sum(len(row.get("data") or b"") for row in carried)
-            if len(rows) >= SLICE_ROWS or size >= SLICE_BYTES:
-                yield _table(rows)
-                rows, size = [], 0
+            size += len(rows[-1][2])
+            if len(rows) >= SLICE_ROWS or size + held >= SLICE_BYTES:
+                yield _table(rows), media
+                rows, media, size, held, number = [], [], 0, 0, number + 1
     if rows:
-        yield _table(rows)
+        yield _table(rows), media
 
 
 def _found_in(reader: Reader, source: Store, file: str, part: Part) -> Iterator[Raw | Fault]:

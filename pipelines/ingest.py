@@ -221,9 +221,14 @@ class Scan:
     def run(self) -> Any:
         """Paths of the slices, and of what settling needs."""
         store, out = open_store(self.lake), []
-        tables = scan(find(self.corpus.format), open_store(self.corpus.root), self.files)
-        for number, table in enumerate(tables):
-            path = f"{self.record.removesuffix('.json')}-{number:05d}"
+        name = self.record.removesuffix(".json")
+        slices = scan(find(self.corpus.format), open_store(self.corpus.root), self.files, name)
+        for number, (table, media) in enumerate(slices):
+            path = f"{name}-{number:05d}"
+            if media:
+                with store.spool() as file:
+                    file.writelines(media)
+                    store.publish(file, f"{path}.media")
             store.replace(f"{path}.arrow", to_arrow(table))
             store.replace(f"{path}.who", who(table).tobytes())
             out.append(path)
@@ -282,12 +287,14 @@ class Sort:
         columns = ("key", "record", "id", "draft", "code", "message")
         said = zip(*(table[name].to_pylist() for name in columns), strict=True)
         named = [_media_of(draft) for draft in table["draft"].to_pylist()]
-        elsewhere = pc.unique(pc.struct_field(pc.list_flatten(table["media"]), "path")).drop_null().to_pylist()
+        carried = pc.list_flatten(table["media"])
+        inside = pc.is_null(pc.struct_field(carried, "checksum"))
+        elsewhere = pc.unique(pc.struct_field(carried.filter(inside), "path")).to_pylist()
         known = source.entries({path for paths in named for path in paths if not path.startswith("@")}.union(elsewhere))
         versions = (
             [media.version(path) for path in paths]
             for paths, carried in zip(named, table["media"], strict=True)
-            for media in [Media(source, carried.as_py(), known)]
+            for media in [Media(source, carried.as_py(), known=known)]
         )
         stamps = np.array([checksum(canonical(row)) for row in zip(said, versions, strict=True)], dtype=np.uint64)
         store.replace(f"{path}.stamps", np.array([draws(table["key"].to_pylist()), stamps], dtype=np.uint64).tobytes())
@@ -334,7 +341,7 @@ class Build:
             tar = TarWriter(file)
             for row in self._rows(store):
                 try:
-                    carried = Media(source, row["media"])
+                    carried = Media(source, row["media"], store)
                     sample, media, noted = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
                 except Refused as error:
                     refused.append((row["key"], error.code, error.message))

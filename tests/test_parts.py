@@ -30,7 +30,7 @@ def found(format_, source, file, size=None):
     reader, store = find(format_), open_store(str(source))
     parts = list(reader.split(store, file, size)) if size else []
     tables = list(scan(reader, store, [(file, part) for part in parts or [None]]))
-    return [row for table in tables for row in table.to_pylist()], len(parts)
+    return [row for table, _ in tables for row in table.to_pylist()], len(parts)
 
 
 def alike(format_, source, file, size, at_least):
