@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from ingest import PHOTOS, photo
 
 from tarsia.builders.documents import read_catalog
 from tarsia.builders.lake import Lake
@@ -72,8 +73,6 @@ def speech(folder: Path, count: int) -> str:
 
 
 def tar(folder: Path, count: int) -> str:
-    from ingest import PHOTOS, photo  # here, since it brings torch
-
     photos = [photo(number) for number in range(PHOTOS)]
     with tarfile.open(folder / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as out:
         for number in range(count):

@@ -37,7 +37,9 @@ _FOLDERS = 4096  # whose links are remembered
 _WRITING = ("write", "create")
 _PAGE = 1000  # objects on a page of a bucket's listing, by the protocol of S3
 _WORTH_A_PAGE = 4  # requests for one object each that a page may cost instead: it is longer than their answers
-_PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer
+_PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer: long enough for a server that restarts
+_PAUSE = timedelta(seconds=5)  # between two tries, at most
+_TRIES = 10_000  # never the limit: the library's own ten are over after three seconds
 
 
 class Entry(NamedTuple):
@@ -281,7 +283,8 @@ class _Bucket:
         if endpoint.startswith("http://"):
             options["allow_http"] = True
         settings: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-        settings |= {"client_options": options, "retry_config": {"retry_timeout": _PATIENCE}}
+        retry = {"retry_timeout": _PATIENCE, "max_retries": _TRIES, "backoff": {"max_backoff": _PAUSE}}
+        settings |= {"client_options": options, "retry_config": retry}
         try:
             self._store = cast(Any, from_url)(url, **settings)
         except Exception as error:
