@@ -42,7 +42,7 @@ def place(tmp_path_factory):
     (folder / "slow").mkdir()
     (folder / "slow/__init__.py").touch()
     (folder / "slow/reader.py").write_text(READER.format(folder=str(folder / "nodes")))
-    write_lines(folder / "raw/a.jsonl", [sum_of(number) for number in range(400)])
+    write_lines(folder / "raw/a.jsonl", [sum_of(number) for number in range(200)])
     (folder / "catalog.yaml").write_text(
         "corpora: {sums: {format: slow.reader, kind: qa, language: en, licence: none, root: raw, cap: 8}}"
     )
@@ -55,15 +55,27 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(place):
-    """A Ray of two nodes on this machine, whose workers find the reader."""
-    pytest.importorskip("ray")
+    """A Ray whose workers find the reader."""
+    yield from started(include_dashboard=False)
+
+
+@pytest.fixture
+def served_cluster(place, monkeypatch):
+    """One that takes jobs."""
     pytest.importorskip("aiohttp", reason="jobs are submitted to Ray's dashboard: pip install 'ray[default]'")
+    yield from started(include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0)
+
+
+def started(**head):
+    ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray._private.ray_constants, "RAY_DASHBOARD_STARTUP_TIMEOUT_S", 200)  # a busy machine
+        patch.setenv("RAY_raylet_start_wait_time_s", "200")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **head})
+        yield cluster
+        cluster.shutdown()
 
 
 def test_a_node_that_dies_changes_nothing(place, cluster, tmp_path):
@@ -80,13 +92,14 @@ def test_a_node_that_dies_changes_nothing(place, cluster, tmp_path):
     assert objects(tmp_path / "lake") == objects(place / "lake")
 
 
-def test_a_submitted_job_runs_the_wheel_that_it_brings(place, cluster, wheel, tmp_path):  # noqa: F811
+@pytest.mark.soak
+def test_a_submitted_job_runs_the_wheel_that_it_brings(place, served_cluster, wheel, tmp_path):  # noqa: F811
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     run_it = (
         "import tarsia.schemas.lake as found; print('from', found.__file__); "
         "from tarsia.pipelines.cli import main; main()"
     )
-    submit = [Path(sys.executable).parent / "ray", "job", "submit", "--address", f"http://{cluster.webui_url}"]
+    submit = [Path(sys.executable).parent / "ray", "job", "submit", "--address", f"http://{served_cluster.webui_url}"]
     submit += ["--working-dir", tmp_path / "site", "--", sys.executable, "-c", f'"{run_it}"']
     done = subprocess.run(
         [*submit, "ingest", place / "catalog.yaml", tmp_path / "lake", "--ray", "auto", "--json"],
