@@ -177,12 +177,12 @@ def _split(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
         if entry.size > (size := _load_bytes(plan.corpus)) and hasattr(find(plan.corpus.format), "split")
     ]
     found = zip(tasks, finish(tasks, pool, Progress("split", "large files", quiet=quiet)), strict=True)
-    parts = {(task.corpus.name, task.file): [Part(*part) for part in result] for task, result in found}
+    parts = {(task.corpus.name, task.file): tuple(Part(*part) for part in result) for task, result in found}
     for plan in plans:
         pieces = [
             (entry.path, part, part.end - part.begin if part else entry.size)
             for entry in plan.files
-            for part in parts.get((plan.corpus.name, entry.path)) or [None]
+            for part in parts.get((plan.corpus.name, entry.path)) or (None,)
         ]
         plan.loads = _loads(pieces, _load_bytes(plan.corpus))
 
