@@ -1,5 +1,6 @@
 """On Ray: the same bytes, though a node dies in the middle, and as a submitted job that brings Tarsia as a wheel."""
 
+import re
 import subprocess
 import sys
 import time
@@ -112,7 +113,8 @@ def test_a_submitted_job_runs_the_wheel_that_it_brings(place, served_cluster, wh
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "/working_dir_files/" in done.stdout.split("from ")[1].split()[0]
+    (place_of_code,) = re.findall(r"^from (/.*)$", done.stdout, re.MULTILINE)
+    assert "/working_dir_files/" in place_of_code
     assert objects(tmp_path / "lake") == objects(place / "lake")
 
 
