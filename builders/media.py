@@ -26,12 +26,13 @@ CARRIED = pa.list_(
         ]
     )
 )
+_NOTHING = dict.fromkeys(field.name for field in CARRIED.value_type)
 
 
 def to_rows(carried: Mapping[str, bytes | Span]) -> list[dict[str, Any]]:
     """What a record carries, as a value of CARRIED."""
     return [
-        {"name": name, **(what._asdict() if isinstance(what, Span) else {"data": what})}
+        {**_NOTHING, "name": name, **(what._asdict() if isinstance(what, Span) else {"data": what})}
         for name, what in sorted(carried.items())
     ]
 

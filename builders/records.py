@@ -11,6 +11,8 @@ where there is none; and an occurrence number where even that repeats. Never a p
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from heapq import merge
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ import orjson
 import pyarrow as pa
 
 from tarsia.builders.corpora import At, Fault, Raw, Reader
+from tarsia.builders.duplicates import asked_of, said_of
 from tarsia.builders.filters import filter_record, filter_turns
 from tarsia.builders.media import CARRIED, to_rows
 from tarsia.builders.storage import Store
@@ -30,8 +33,11 @@ from tarsia.schemas.sample import Draft
 MEDIA = ("images", "videos", "audios")
 SLICE_ROWS = 1 << 17  # records of a slice, at most
 SLICE_BYTES = 64 << 20  # of raw records and what they carry, at most
+NOBODY = "0" * 32  # the key under which records are understood to be compared: chance then treats all alike
 BATCH = 256  # rows that are read together: a leaf takes a few hundred of each slice
 FAULT_KEPT = 1 << 16  # bytes of a record that no JSON can hold which are kept to be looked at
+
+Part = tuple[str, int, int]  # a run of rows of a sorted slice: its path, the first row, the row after the last
 
 SCANNED = pa.schema(
     [
@@ -46,7 +52,15 @@ SCANNED = pa.schema(
         ("media", CARRIED),
     ]
 )
-SORTED = pa.schema([*SCANNED, ("key", pa.string()), ("draft", pa.string())])  # JSON; null where the record is refused
+SORTED = pa.schema(
+    [
+        *SCANNED,
+        ("key", pa.string()),
+        ("draft", pa.string()),  # JSON; null where the record is refused
+        ("said", pa.string()),  # see builders/duplicates.py
+        ("asked", pa.uint64()),
+    ]
+)
 
 
 def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Table]:
@@ -54,7 +68,7 @@ def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Tab
     rows: list[tuple[Any, ...]] = []
     size = 0
     for file in files:
-        for found in _found(reader, source, file):
+        for found in found_in(reader, source, file):
             carried = to_rows(found.media) if isinstance(found, Raw) else []
             rows.append((*_row(found), file, found.begin, found.end, carried))
             size += len(rows[-1][2]) + sum(len(row.get("data") or b"") for row in carried)
@@ -65,7 +79,7 @@ def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Tab
         yield _table(rows)
 
 
-def _found(reader: Reader, source: Store, file: str) -> Iterator[Raw | Fault]:
+def found_in(reader: Reader, source: Store, file: str) -> Iterator[Raw | Fault]:
     """What a reader finds in a file; where the reader trips, the rest of the file is one fault."""
     end = 0
     try:
@@ -154,22 +168,37 @@ def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Ta
     table = table.set_column(0, "id", pa.array(names, pa.string())).append_column("key", pa.array(keys, pa.string()))
     table = table.take(order).combine_chunks()
     rows = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
-    drafts, codes, messages = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
-    fresh = {"code": codes, "message": messages, "draft": drafts}
-    columns = [pa.array(fresh[name], pa.string()) if name in fresh else table[name] for name in SORTED.names]
+    understood = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
+    fresh = dict(zip(_Understood._fields, understood, strict=True))
+    columns = [pa.array(fresh[one.name], one.type) if one.name in fresh else table[one.name] for one in SORTED]
     return pa.table(columns, SORTED)
+
+
+class _Understood(NamedTuple):
+    """A row's draft as JSON and what it is compared by, or the code and message of its refusal."""
+
+    draft: str | None
+    said: str | None
+    asked: int
+    code: str | None = None
+    message: str | None = None
 
 
 def _understood(
     corpus: Corpus, reader: Reader, key: str, file: str, raw: bytes, code: str | None, message: str | None
-) -> tuple[str | None, str | None, str | None]:
-    """A row's draft as JSON, or the code and message of its refusal."""
+) -> _Understood:
     if code is not None:
-        return None, code, message
+        return _Understood(None, None, 0, code, message)
+    record, at = orjson.loads(raw), At(corpus, file, key)
     try:
-        return understand(orjson.loads(raw), At(corpus, file, key), reader).model_dump_json(by_alias=True), None, None
+        draft = understand(record, at, reader)
     except Refused as error:
-        return None, error.code, error.message
+        return _Understood(None, None, 0, error.code, error.message)
+    compared = draft
+    if at.drawn:
+        with suppress(Refused):  # what chance may refuse is then compared as it is
+            compared = understand(record, At(corpus, file, NOBODY), reader)
+    return _Understood(draft.model_dump_json(by_alias=True), said_of(compared), asked_of(compared))
 
 
 def understand(record: Any, at: At, reader: Reader) -> Draft:
@@ -223,6 +252,11 @@ def rows_of(store: Store, path: str, begin: int, end: int, columns: Sequence[str
             first = number * BATCH
             low, high = max(begin, first), min(end, first + BATCH)
             yield from reader.get_batch(number).slice(low - first, high - low).to_pylist()
+
+
+def merged(store: Store, parts: Sequence[Part], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of several sorted slices as one, in the order of their keys."""
+    return merge(*(rows_of(store, *part, columns) for part in parts), key=lambda row: str(row["key"]))
 
 
 def _only(columns: Sequence[str]) -> pa.ipc.IpcReadOptions:
