@@ -197,7 +197,7 @@ def _understood(
     compared = draft
     if at.drawn:
         with suppress(Refused):  # what chance may refuse is then compared as it is
-            compared = understand(record, At(corpus, file, NOBODY), reader)
+            compared = understand(record, At(corpus.model_copy(update={"template": None}), file, NOBODY), reader)
     return _Understood(draft.model_dump_json(by_alias=True), said_of(compared), asked_of(compared))
 
 

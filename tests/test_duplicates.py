@@ -162,6 +162,8 @@ def test_questions_that_were_drawn_do_not_tell_equal_captions_apart(desk):
     desk.corpus("captions", page, "coco", "caption", dedup="exact")
     assert desk.ingest()["captions"].quarantined == {"duplicate": 11}
     assert len(desk.ids("captions")) == 2
+    desk.corpus("again", page, "coco", "caption", dedup="exact", template={"en": ["And this?"]})
+    assert desk.ingest()["again"].quarantined == {"duplicate": 13}
 
 
 def test_boxes_are_compared_whatever_question_was_drawn(desk):
