@@ -21,20 +21,27 @@ T = TypeVar("T", bound=Model)
 def read_catalog(path: str | Path, base: str | Path | None = None) -> Catalog:
     """The catalog of a YAML file; relative roots are taken from `base`, or else from the file's own folder."""
     page = _page(Path(path), BadCatalog)
-    entries = page.get("corpora")
-    if set(page) != {"corpora"} or not isinstance(entries, dict) or not entries:
-        raise BadCatalog(f"{path}: a catalog has one key, 'corpora', and under it a name for each corpus")
-    corpora = []
-    for name, entry in entries.items():
-        if not isinstance(entry, dict):
-            raise BadCatalog(f"{path}: corpus '{name}' needs keys such as format, kind, language, licence and root")
-        corpus = _named(Corpus, name, entry, f"{path}: corpus '{name}'", BadCatalog)
-        if "://" not in corpus.root:
-            root = str((Path(base or Path(path).parent).resolve() / Path(corpus.root).expanduser()).resolve())
-            corpus = corpus.model_copy(update={"root": root})
-        check_template(corpus, f"{path}: corpus '{name}'")
-        corpora.append(corpus)
-    return Catalog(corpora=tuple(corpora))
+    entries, sets = page.get("corpora"), page.get("exclude", {})
+    if set(page) - {"exclude"} != {"corpora"} or not isinstance(entries, dict) or not entries:
+        raise BadCatalog(f"{path}: a catalog has a key 'corpora', and under it a name for each corpus; else 'exclude'")
+    if not isinstance(sets, dict):
+        raise BadCatalog(f"{path}: 'exclude' has a name for each evaluation set, and under it what a corpus has")
+    if twice := sorted(entries.keys() & sets.keys()):
+        raise BadCatalog(f"{path}: '{twice[0]}' is a corpus and an excluded set; give the set another name")
+    base = Path(base or Path(path).parent).resolve()
+    corpora = tuple(_corpus(name, entry, f"{path}: corpus '{name}'", base) for name, entry in entries.items())
+    excluded = tuple(_corpus(name, entry, f"{path}: excluded set '{name}'", base) for name, entry in sets.items())
+    return Catalog(corpora=corpora, exclude=excluded)
+
+
+def _corpus(name: Any, entry: Any, where: str, base: Path) -> Corpus:
+    if not isinstance(entry, dict):
+        raise BadCatalog(f"{where} needs keys such as format, kind, language, licence and root")
+    corpus = _named(Corpus, name, entry, where, BadCatalog)
+    check_template(corpus, where)
+    if "://" in corpus.root:
+        return corpus
+    return corpus.model_copy(update={"root": str((base / Path(corpus.root).expanduser()).resolve())})
 
 
 def read_recipe(name: str) -> Recipe:

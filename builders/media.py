@@ -7,7 +7,7 @@ the shard is written, and are read from there one medium at a time, so that no t
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -86,3 +86,22 @@ class Media:
         except Outside:
             return "outside"
         return f"{entry.version} {row.get('offset')} {row.get('length')}" if entry else "missing"
+
+
+def in_memory(source: Store, carried: Mapping[str, bytes | Span]) -> Media:
+    """The media of a record that is looked at alone."""
+    kept = _Kept()
+
+    def store(data: bytes) -> Span:
+        name = str(len(kept))
+        kept[name] = data
+        return Span(name, 0, len(data))
+
+    return Media(source, to_rows(carried, store), cast(Store, kept))
+
+
+class _Kept(dict[str, bytes]):
+    """Bytes by name, read as a store is."""
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        return self[path][offset : offset + length]

@@ -11,6 +11,8 @@ where there is none; and an occurrence number where even that repeats. Never a p
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from heapq import merge
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ import orjson
 import pyarrow as pa
 
 from tarsia.builders.corpora import At, Fault, Part, Raw, Reader, Span
+from tarsia.builders.duplicates import asked_of, said_of
 from tarsia.builders.filters import filter_record, filter_turns
 from tarsia.builders.media import CARRIED, to_rows
 from tarsia.builders.reading.parts import excerpt
@@ -31,8 +34,11 @@ from tarsia.schemas.sample import Draft
 MEDIA = ("images", "videos", "audios")
 SLICE_ROWS = 1 << 17  # records of a slice, at most
 SLICE_BYTES = 64 << 20  # of raw records and what they carry, at most
+NOBODY = "0" * 32  # the key under which records are understood to be compared: chance then treats all alike
 BATCH = 256  # rows that are read together: a leaf takes a few hundred of each slice
 FAULT_KEPT = 1 << 16  # bytes of a record that no JSON can hold which are kept to be looked at
+
+Run = tuple[str, int, int]  # a run of rows of a sorted slice: its path, the first row, the row after the last
 
 SCANNED = pa.schema(
     [
@@ -47,7 +53,15 @@ SCANNED = pa.schema(
         ("media", CARRIED),
     ]
 )
-SORTED = pa.schema([*SCANNED, ("key", pa.string()), ("draft", pa.string())])  # JSON; null where the record is refused
+SORTED = pa.schema(
+    [
+        *SCANNED,
+        ("key", pa.string()),
+        ("draft", pa.string()),  # JSON; null where the record is refused
+        ("said", pa.string()),  # see builders/duplicates.py
+        ("asked", pa.uint64()),
+    ]
+)
 
 
 def scan(
@@ -68,7 +82,7 @@ def scan(
         return Span(f"{name}-{number:05d}.media", held - len(data), len(data))
 
     for file, part in files:
-        for found in _found(reader, source, file) if part is None else _found_in(reader, source, file, part):
+        for found in found_in(reader, source, file) if part is None else _part_of(reader, source, file, part):
             carried = to_rows(found.media, store) if isinstance(found, Raw) else []
             rows.append((*_row(found), file, found.begin, found.end, carried))
             size += len(rows[-1][2])
@@ -79,18 +93,18 @@ def scan(
         yield _table(rows), media
 
 
-def _found_in(reader: Reader, source: Store, file: str, part: Part) -> Iterator[Raw | Fault]:
+def _part_of(reader: Reader, source: Store, file: str, part: Part) -> Iterator[Raw | Fault]:
     """What a reader finds in a part of a file, placed in the whole."""
     if alone := getattr(reader, "read_part", None):
-        yield from _found(reader, source, file, lambda: alone(source, file, part))
+        yield from found_in(reader, source, file, lambda: alone(source, file, part))
         return
     shift = part.begin - len(part.lead)
-    for found in _found(reader, excerpt(source, file, part), file):
+    for found in found_in(reader, excerpt(source, file, part), file):
         begin, end = (min(max(part.begin, place + shift), part.end) for place in (found.begin, found.end))
         yield found._replace(begin=begin, end=end)
 
 
-def _found(
+def found_in(
     reader: Reader, source: Store, file: str, read: Callable[[], Iterator[Raw | Fault]] | None = None
 ) -> Iterator[Raw | Fault]:
     """What a reader finds in a file; where the reader trips, the rest of the file is one fault."""
@@ -181,22 +195,37 @@ def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Ta
     table = table.set_column(0, "id", pa.array(names, pa.string())).append_column("key", pa.array(keys, pa.string()))
     table = table.take(order).combine_chunks()
     rows = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
-    drafts, codes, messages = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
-    fresh = {"code": codes, "message": messages, "draft": drafts}
-    columns = [pa.array(fresh[name], pa.string()) if name in fresh else table[name] for name in SORTED.names]
+    understood = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
+    fresh = dict(zip(_Understood._fields, understood, strict=True))
+    columns = [pa.array(fresh[one.name], one.type) if one.name in fresh else table[one.name] for one in SORTED]
     return pa.table(columns, SORTED)
+
+
+class _Understood(NamedTuple):
+    """A row's draft as JSON and what it is compared by, or the code and message of its refusal."""
+
+    draft: str | None
+    said: str | None
+    asked: int
+    code: str | None = None
+    message: str | None = None
 
 
 def _understood(
     corpus: Corpus, reader: Reader, key: str, file: str, raw: bytes, code: str | None, message: str | None
-) -> tuple[str | None, str | None, str | None]:
-    """A row's draft as JSON, or the code and message of its refusal."""
+) -> _Understood:
     if code is not None:
-        return None, code, message
+        return _Understood(None, None, 0, code, message)
+    record, at = orjson.loads(raw), At(corpus, file, key)
     try:
-        return understand(orjson.loads(raw), At(corpus, file, key), reader).model_dump_json(by_alias=True), None, None
+        draft = understand(record, at, reader)
     except Refused as error:
-        return None, error.code, error.message
+        return _Understood(None, None, 0, error.code, error.message)
+    compared = draft
+    if at.drawn:
+        with suppress(Refused):  # what chance may refuse is then compared as it is
+            compared = understand(record, At(corpus.model_copy(update={"template": None}), file, NOBODY), reader)
+    return _Understood(draft.model_dump_json(by_alias=True), said_of(compared), asked_of(compared))
 
 
 def understand(record: Any, at: At, reader: Reader) -> Draft:
@@ -250,6 +279,11 @@ def rows_of(store: Store, path: str, begin: int, end: int, columns: Sequence[str
             first = number * BATCH
             low, high = max(begin, first), min(end, first + BATCH)
             yield from reader.get_batch(number).slice(low - first, high - low).to_pylist()
+
+
+def merged(store: Store, parts: Sequence[Run], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of several sorted slices as one, in the order of their keys."""
+    return merge(*(rows_of(store, *part, columns) for part in parts), key=lambda row: str(row["key"]))
 
 
 def _only(columns: Sequence[str]) -> pa.ipc.IpcReadOptions:

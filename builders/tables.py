@@ -39,6 +39,28 @@ def put_table(store: Store, path: str, table: pa.Table) -> Stored:
     return stored
 
 
+def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Stored:
+    """Stores many tables of one schema as `<path>-<digest8>.parquet`, never holding more of them than a row group."""
+    state, size = blake3(), 0
+    with store.spool() as file:
+        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+            held = schema.empty_table()
+            for table in tables:
+                held = pa.concat_tables([held, table])
+                while len(held) >= ROWS:
+                    writer.write_table(held.slice(0, ROWS))
+                    held = held.slice(ROWS)
+            writer.write_table(held.combine_chunks())
+        file.flush()
+        file.seek(0)
+        while chunk := file.read(1 << 20):
+            state.update(chunk)
+            size += len(chunk)
+        stored = Stored(path=f"{path}-{state.hexdigest()[:8]}.parquet", bytes=size, digest=state.hexdigest())
+        store.publish(file, stored.path)
+    return stored
+
+
 def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None, *, verify: bool = False) -> pa.Table:
     """A stored table, or some columns of it. `verify` compares the whole file with its digest."""
     if verify or stored.bytes < 1 << 20:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from tarsia.builders.corpora import At, Fault, Raw, Span, find
-from tarsia.builders.media import Media, to_rows
+from tarsia.builders.corpora import At, Fault, Raw, find
+from tarsia.builders.media import in_memory
 from tarsia.builders.reading.encoding import encoding_of
 from tarsia.builders.reading.rows import MEDIUM_OF
 from tarsia.builders.records import understand
@@ -106,15 +105,7 @@ def _understood(corpus: Corpus, file: str, found: Raw | Fault) -> Understood:
     key = key_of(corpus.name, identity)
     try:
         draft = understand(found.record, At(corpus, file, key), find(corpus.format))
-        with TemporaryDirectory(prefix="tarsia-") as folder:
-            held = open_store(folder)
-            rows = to_rows(found.media, lambda data: _held(held, data))
-            sample, _, notes = admit(draft, corpus, key, identity, Media(open_store(corpus.root), rows, held))
+        sample, _, notes = admit(draft, corpus, key, identity, in_memory(open_store(corpus.root), found.media))
     except Refused as error:
         return Understood(file=file, id=identity, refused=str(error))
     return Understood(file=file, id=identity, sample=sample, notes=tuple(notes))
-
-
-def _held(store: Store, data: bytes) -> Span:
-    store.replace(name := digest(data), data)
-    return Span(name, 0, len(data))

@@ -80,6 +80,7 @@ def ingest(
         bool, typer.Option("--deep", help="Decode every image too, as images: {deep: true} in the catalog.")
     ] = False,
     reread: Annotated[bool, typer.Option("--reread", help="Look at all records and media again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Look at the records in quarantine again.")] = False,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -105,7 +106,8 @@ def ingest(
         )
         return
     with open_pool(workers, ray) as pool:
-        reports = run(page, Lake(lake), pool, only=only or (), reread=reread, quiet=quiet)
+        again = {"reread": reread, "retry": retry}
+        reports = run(page, Lake(lake), pool, only=only or (), quiet=quiet, **again)
     _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.ingested(reports))
 
 
@@ -236,6 +238,25 @@ def stream(
     reader.load_state_dict({**reader.state_dict(), "position": position})
     batches = list(islice(reader, count))
     _print(as_json, [show.batch_fields(one) for one in batches], lambda: "\n".join(map(show.batch, batches)))
+
+
+@app.command()
+def inspect(
+    lake: LakeUrl,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="The samples that say and show the same, in groups.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a lake holds."""
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.inspect import duplicates as equals
+
+    if not duplicates:
+        raise UserError("say what to inspect: --duplicates")
+    found = equals(Lake(lake))
+    _print(as_json, found.model_dump(mode="json"), lambda: show.duplicates(found))
 
 
 @app.command()

@@ -4,6 +4,7 @@
     scan   some raw files   ->  slices of raw records, and who they are
     settle                      identities over the whole corpus (here, 16 bytes a record)
     sort   a slice          ->  the slice in key order, understood, with a stamp of every record and its media
+    compare                     what is refused since it stands elsewhere (pipelines/compare.py)
     build  a leaf           ->  tar, index and text of the leaf; refusals with reasons
     publish                     quarantine, then the next snapshot, last
 
@@ -13,10 +14,10 @@ thing: the plan minus what is recorded. A corpus whose files have not changed si
 all.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import merge
 from typing import Any
 
 import numpy as np
@@ -25,19 +26,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tarsia.builders.corpora import Part, find
+from tarsia.builders.duplicates import Refusals, content_of, numbers, put_contents, put_duplicates
 from tarsia.builders.lake import Lake
 from tarsia.builders.media import Media
-from tarsia.builders.records import MEDIA, Marks, draws, read_slice, rows_of, scan, settle, sort, to_arrow, who
+from tarsia.builders.records import MEDIA, Marks, Run, draws, merged, read_slice, scan, settle, sort, to_arrow, who
 from tarsia.builders.samples import admit
 from tarsia.builders.shards import Range, TarWriter, publish
-from tarsia.builders.storage import Entry, Store, match, open_store
-from tarsia.builders.tables import put_table
+from tarsia.builders.storage import Entry, match, open_store
+from tarsia.builders.tables import get_table, put_table
+from tarsia.pipelines.compare import Found, Piece, compare, read_sets
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.retry import retry as try_again
 from tarsia.schemas.corpus import Catalog, Corpus
 from tarsia.schemas.errors import BadCatalog, Corrupt, Refused, UnknownName
 from tarsia.schemas.identity import canonical, checksum, digest, digest_of, draw_of
-from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, Snapshot
+from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, ExcludedSet, Snapshot
 from tarsia.schemas.model import Model
 from tarsia.schemas.sample import Draft, Sample
 from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
@@ -59,38 +63,124 @@ class Ingested(Model):
     shards: int
     written: int  # shards that this run built; the others stood already
     unchanged: bool
+    equal_within: int = 0  # samples that have an equal in this corpus
+    equal_across: int = 0  # samples that have one in another corpus of the lake
+    mended: int = 0  # records that were in quarantine and became samples
 
 
 def ingest(
-    catalog: Catalog, lake: Lake, pool: Pool, *, only: Sequence[str] = (), reread: bool = False, quiet: bool = False
+    catalog: Catalog,
+    lake: Lake,
+    pool: Pool,
+    *,
+    only: Sequence[str] = (),
+    reread: bool = False,
+    retry: bool = False,
+    quiet: bool = False,
 ) -> list[Ingested]:
     """Brings the corpora of a catalog into the lake and publishes one snapshot. Raises if a record is lost.
 
-    `reread` looks at every record and its media again, even where no annotation file changed.
+    `reread` looks at every record and its media again, even where no annotation file changed; `retry` at the records
+    in quarantine, and builds what those that became good belong to.
     """
     newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
-    plans, kept = [], []
     corpora = chosen(catalog, only)
+    surveyed = {corpus.name: survey(corpus, lake) for corpus in corpora}
+    excluded = _excluded(catalog, newest, lake, pool, reread, quiet)
+    good = _retried(corpora, surveyed, newest, lake, pool, quiet) if retry else {}
+    plans, standing = [], {state.corpus.name: state for state in newest.corpora}
     for corpus in corpora:
-        files, source = survey(corpus, lake)
-        before = newest.corpus(corpus.name)
-        if before and before.source == source and not reread:
-            kept.append(before.model_copy(update={"corpus": corpus}))  # its licence, tags or root may be told anew
+        files, source = surveyed[corpus.name]
+        before = standing.pop(corpus.name, None)
+        same = before and before.source == source and before.compared == _compared(corpus, catalog, standing, excluded)
+        if before and same and not reread and corpus.name not in good:
+            standing[corpus.name] = before.model_copy(update={"corpus": corpus})  # its licence or root may be told anew
         else:
             plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
-    for plan in plans if reread else ():
-        _clear(lake, f"{plan.work}/sort")
+    for plan in plans:
+        if plan.corpus.name in good:
+            _clear(lake, plan.work)
+        elif reread:
+            _clear(lake, f"{plan.work}/sort")
     _split(plans, lake, pool, quiet)
     _scan(plans, lake, pool, quiet)
     _sort(plans, lake, pool, quiet)
-    built = _build(plans, lake, pool, quiet)
-    lake.publish(lambda snapshot: _with(snapshot, [*kept, *(state for state, _ in built)]))
-    for corpus in corpora:
+    for plan in plans:
+        plan.pieces = list(_pieces(plan, lake))
+        _forget(plan, good.get(plan.corpus.name, ()), lake)
+    coming = {plan.corpus.name: plan for plan in plans}
+    order = [corpus.name for corpus in catalog.corpora]
+    sides = [coming.get(name) or standing[name] for name in order if name in coming or name in standing]
+    found = compare(sides, excluded, lake, pool, quiet=quiet)
+    written = {}
+    for state, count in _build(plans, found, lake, pool, quiet):
+        compared = _compared(state.corpus, catalog, standing, excluded)
+        standing[state.corpus.name] = state.model_copy(update={"compared": compared or ""})
+        written[state.corpus.name] = count
+    states = [standing[corpus.name] for corpus in corpora]
+    published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, lake))
+    for corpus in (*corpora, *catalog.exclude):
         _clear(lake, f"work/{corpus.name}")
-    reports = [_report(state, 0, unchanged=True) for state in kept]
-    reports += [_report(state, written, unchanged=False) for state, written in built]
-    order = [corpus.name for corpus in corpora]
-    return sorted(reports, key=lambda report: order.index(report.corpus))
+    return [_report(state, written.get(state.corpus.name), newest, published, lake) for state in states]
+
+
+def _compared(
+    corpus: Corpus, catalog: Catalog, states: Mapping[str, CorpusState], excluded: Sequence[ExcludedSet]
+) -> str | None:
+    """The digest of all that a corpus is compared with; None where some of it is not known yet."""
+    names = [one.name for one in catalog.corpora]
+    earlier = names[: names.index(corpus.name)] if corpus.dedup else []
+    if corpus.dedup and any(name not in states for name in earlier):
+        return None
+    contents = [(name, states[name].contents) for name in earlier]
+    with_ = [[name, stored.digest if stored else ""] for name, stored in contents]
+    return digest_of([with_, [[one.corpus.name, one.rows.digest] for one in excluded]]) if with_ or excluded else ""
+
+
+def _excluded(
+    catalog: Catalog, newest: Snapshot, lake: Lake, pool: Pool, reread: bool, quiet: bool
+) -> list[ExcludedSet]:
+    """The evaluation sets of the catalog, those that changed read anew."""
+    known = {one.corpus.name: one for one in newest.excluded}
+    plans = []
+    for corpus in catalog.exclude:
+        files, source = survey(corpus, lake)
+        before = known.get(corpus.name)
+        if before and before.source == source and not reread:
+            known[corpus.name] = before.model_copy(update={"corpus": corpus})
+        else:
+            plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+            _clear(lake, plans[-1].work)
+    _scan(plans, lake, pool, quiet)
+    _sort(plans, lake, pool, quiet)
+    known |= {one.corpus.name: one for one in read_sets(plans, lake, pool, quiet=quiet)}
+    return [known[corpus.name] for corpus in catalog.exclude]
+
+
+def _retried(
+    corpora: Sequence[Corpus],
+    surveyed: Mapping[str, tuple[list[Entry], str]],
+    newest: Snapshot,
+    lake: Lake,
+    pool: Pool,
+    quiet: bool,
+) -> dict[str, list[str]]:
+    """The keys of records in quarantine that would not be refused again, of each corpus that is as it was read."""
+    states = [state for corpus in corpora if (state := newest.corpus(corpus.name))]
+    same = [state for state in states if state.source == surveyed[state.corpus.name][1]]
+    current = {corpus.name: corpus for corpus in corpora}
+    return try_again([(current[state.corpus.name], state.quarantine) for state in same], lake, pool, quiet=quiet)
+
+
+def _forget(plan: "_Plan", good: Sequence[str], lake: Lake) -> None:
+    """Takes back what is recorded of the leaves that hold records which became good: the rules were others then."""
+    draws_ = np.array([draw_of(key) for key in good], dtype=np.uint64)
+    for piece in plan.pieces if len(good) else ():
+        if np.isin(piece.draws, draws_).any():
+            for folder in ("corpora", "looks"):
+                for entry in list(lake.store.list(f"commits/{folder}/{plan.corpus.name}")):
+                    if entry.path.rpartition("/")[2].startswith(f"{piece.leaf}-"):
+                        lake.store.delete(entry.path)
 
 
 def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
@@ -148,6 +238,12 @@ class _Plan:
     slices: list[str] = field(default_factory=list)  # paths, without their endings
     identities: dict[str, int] = field(default_factory=dict)
     sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def shows(self) -> set[str]:
+        """The sorts of media that its records have."""
+        return {name for part in self.sorted for name in part["shows"]}
 
 
 # --- split ----------------------------------------------------------------------------------------------------------
@@ -284,22 +380,25 @@ class Sort:
         table = sort(scanned, marks, self.corpus, find(self.corpus.format))
         path = self.record.removesuffix(".json")
         store.replace(f"{path}.arrow", to_arrow(table))
-        columns = ("key", "record", "id", "draft", "code", "message")
-        said = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        columns = ("key", "record", "id", "draft", "said", "code", "message")
+        told = zip(*(table[name].to_pylist() for name in columns), strict=True)
         named = [_media_of(draft) for draft in table["draft"].to_pylist()]
         carried = pc.list_flatten(table["media"])
         inside = pc.is_null(pc.struct_field(carried, "checksum"))
         elsewhere = pc.unique(pc.struct_field(carried.filter(inside), "path")).to_pylist()
-        known = source.entries({path for paths in named for path in paths if not path.startswith("@")}.union(elsewhere))
+        there = source.entries({path for paths in named for path in paths if not path.startswith("@")}.union(elsewhere))
         versions = (
             [media.version(path) for path in paths]
             for paths, carried in zip(named, table["media"], strict=True)
-            for media in [Media(source, carried.as_py(), known=known)]
+            for media in [Media(source, carried.as_py(), known=there)]
         )
-        stamps = np.array([checksum(canonical(row)) for row in zip(said, versions, strict=True)], dtype=np.uint64)
-        store.replace(f"{path}.stamps", np.array([draws(table["key"].to_pylist()), stamps], dtype=np.uint64).tobytes())
+        stamps = np.array([checksum(canonical(row)) for row in zip(told, versions, strict=True)], dtype=np.uint64)
+        said, asked = numbers(table["said"]), table["asked"].to_numpy()
+        known = np.array([draws(table["key"].to_pylist()), stamps, said, asked], dtype=np.uint64)
+        store.replace(f"{path}.stamps", known.tobytes())
         origins = put_table(store, f"origins/{self.corpus.name}/part", table.select(ORIGINS.names).cast(ORIGINS))
-        return {"path": path, "rows": len(table), "origins": origins.model_dump(mode="json")}
+        shows = [name for name in MEDIA if any(f'"{name}":["' in (draft or "") for draft in table["draft"].to_pylist())]
+        return {"path": path, "rows": len(table), "shows": shows, "origins": origins.model_dump(mode="json")}
 
 
 def _media_of(draft: str | None) -> list[str]:
@@ -329,17 +428,22 @@ class Build:
     lake: str
     corpus: Corpus
     leaf: str
-    parts: tuple[tuple[str, int, int], ...]
+    parts: tuple[Run, ...]
+    elsewhere: tuple[tuple[str, str, str], ...]  # key, code, message of what is refused as it stands elsewhere
     record: str
 
     def run(self) -> Any:
         """The committed shard, and what was refused."""
         store, source = open_store(self.lake), open_store(self.corpus.root)
-        refused: list[tuple[str, str, str]] = []
+        refused = list(self.elsewhere)
+        skipped = {key for key, _, _ in refused}
+        columns = ("key", "id", "record", "code", "message", "draft", "said", "media")
         index, text, notes = [], [], Counter[str]()
         with store.spool() as file:
             tar = TarWriter(file)
-            for row in self._rows(store):
+            for row in merged(store, self.parts, columns):
+                if row["key"] in skipped:
+                    continue
                 try:
                     carried = Media(source, row["media"], store)
                     sample, media, noted = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
@@ -348,7 +452,7 @@ class Build:
                     continue
                 fields = sample.model_dump(mode="json", by_alias=True)
                 where = tar.add(sample.key, [*media, ("json", canonical(fields))])
-                index.append(index_row(sample, fields, row["record"], where))
+                index.append(index_row(sample, fields, row["record"], row["said"], where))
                 text.append({"key": sample.key, "conversations": fields["conversations"]})
                 notes.update(noted)
             objects: tuple[Stored, ...] = ()
@@ -363,10 +467,6 @@ class Build:
         shard = Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects)
         return {"shard": shard.model_dump(mode="json"), "refused": refused, "notes": dict(sorted(notes.items()))}
 
-    def _rows(self, store: Store) -> Iterator[dict[str, Any]]:
-        columns = ("key", "id", "record", "code", "message", "draft", "media")
-        return merge(*(rows_of(store, *part, columns) for part in self.parts), key=lambda row: str(row["key"]))
-
 
 def _drafted(row: dict[str, Any]) -> Draft:
     if row["draft"] is None:
@@ -374,20 +474,22 @@ def _drafted(row: dict[str, Any]) -> Draft:
     return Draft.model_validate_json(row["draft"])
 
 
-def index_row(sample: Sample, fields: dict[str, Any], record: str, where: Range) -> dict[str, Any]:
+def index_row(sample: Sample, fields: dict[str, Any], record: str, said: str, where: Range) -> dict[str, Any]:
     """The row of INDEX that says what a sample is (`fields` are its JSON) and where it lies."""
     row = {name: fields[name] for name in ("key", "corpus", "id", "kind", "language", "images", "audios", "videos")}
     row |= where._asdict()
     row["members"] = [member._asdict() for member in where.members]
     row |= {"draw": draw_of(sample.key), "record": record, "modality": sample.modality, "questions": sample.questions}
-    return row
+    return row | {"said": said, "content": content_of(said, sample)}
 
 
-def _build(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> list[tuple[CorpusState, int]]:
+def _build(
+    plans: list[_Plan], found: Mapping[str, Found], lake: Lake, pool: Pool, quiet: bool
+) -> list[tuple[CorpusState, int]]:
     tasks: list[Build] = []
     sizes = []
     for plan in plans:
-        mine = list(_leaf_tasks(plan, lake))
+        mine = list(_leaf_tasks(plan, found[plan.corpus.name].refused, lake))
         tasks += mine
         sizes.append(len(mine))
     there = {entry.path for plan in plans for entry in lake.store.list(f"commits/corpora/{plan.corpus.name}")}
@@ -395,35 +497,48 @@ def _build(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> list[tupl
     states, first = [], 0
     for plan, count in zip(plans, sizes, strict=True):
         mine, results_of = tasks[first : first + count], results[first : first + count]
-        states.append((_state(plan, results_of, lake), sum(task.record not in there for task in mine)))
+        looks = found[plan.corpus.name].looks if plan.corpus.dedup == "near" else {}
+        states.append((_state(plan, results_of, looks, lake), sum(task.record not in there for task in mine)))
         first += count
     return states
 
 
-def _leaf_tasks(plan: _Plan, lake: Lake) -> Iterator[Build]:
-    """One task for each leaf of the trie over all records of the corpus, refused ones included."""
+def _pieces(plan: _Plan, lake: Lake) -> Iterator[Piece]:
+    """The leaves of the trie over all records of the corpus, refused ones included."""
     stamped = [np.frombuffer(lake.store.read(f"{part['path']}.stamps"), dtype=np.uint64) for part in plan.sorted]
-    halves = [array.reshape(2, -1) for array in stamped]
-    together = np.concatenate([np.empty((2, 0), np.uint64), *halves], axis=1)
-    order = np.argsort(together[0], kind="stable")
-    everyone, stamps = together[0][order], together[1][order]
+    slices = [array.reshape(4, -1) for array in stamped]
+    together = np.concatenate([np.empty((4, 0), np.uint64), *slices], axis=1)
+    everyone, stamps, said, asked = together[:, np.argsort(together[0], kind="stable")]
     for leaf in leaves(everyone, plan.corpus.cap):
         low, high = everyone[leaf.begin], everyone[leaf.end - 1]
         parts = []
-        for part, half in zip(plan.sorted, halves, strict=True):
-            begin = int(np.searchsorted(half[0], low, side="left"))
-            end = int(np.searchsorted(half[0], high, side="right"))
+        for part, mine in zip(plan.sorted, slices, strict=True):
+            begin = int(np.searchsorted(mine[0], low, side="left"))
+            end = int(np.searchsorted(mine[0], high, side="right"))
             if begin < end:
                 parts.append((f"{part['path']}.arrow", begin, end))
         what = plan.corpus.of_media()  # stamps hold all else
-        inputs = digest_of([FORMAT, ORDER, what, leaf.name, digest(np.sort(stamps[leaf.begin : leaf.end]).tobytes())])
-        record = f"commits/corpora/{plan.corpus.name}/{leaf.name}-{inputs[:16]}.json"
-        yield Build(lake.url, plan.corpus, leaf.name, tuple(parts), record)
+        rows = slice(leaf.begin, leaf.end)
+        inputs = [FORMAT, ORDER, what, leaf.name, digest(np.sort(stamps[rows]).tobytes())]
+        yield Piece(leaf.name, tuple(parts), inputs, everyone[rows], said[rows], asked[rows])
 
 
-def _state(plan: _Plan, results: list[Any], lake: Lake) -> CorpusState:
+def _leaf_tasks(plan: _Plan, refused: Refusals, lake: Lake) -> Iterator[Build]:
+    """One task for each leaf, with what of it is refused because it stands elsewhere."""
+    keys = sorted(refused)
+    for piece in plan.pieces:
+        low, high = (f"{int(draw):016x}" for draw in (piece.draws[0], piece.draws[-1]))
+        mine = keys[bisect_left(keys, low) : bisect_left(keys, f"{high}g")]
+        elsewhere = tuple((key, *refused[key]) for key in mine)
+        inputs = digest_of([*piece.inputs, elsewhere])
+        record = f"commits/corpora/{plan.corpus.name}/{piece.leaf}-{inputs[:16]}.json"
+        yield Build(lake.url, plan.corpus, piece.leaf, piece.parts, elsewhere, record)
+
+
+def _state(plan: _Plan, results: list[Any], looks: Mapping[str, Stored], lake: Lake) -> CorpusState:
     refused = {key: (code, message) for result in results for key, code, message in result["refused"]}
-    shards = tuple(Shard.model_validate(result["shard"]) for result in results)
+    built = (Shard.model_validate(result["shard"]) for result in results)
+    shards = tuple(shard for shard in built if shard.objects)
     notes = sum((Counter(result["notes"]) for result in results), Counter[str]())
     state = CorpusState(
         corpus=plan.corpus,
@@ -432,9 +547,10 @@ def _state(plan: _Plan, results: list[Any], lake: Lake) -> CorpusState:
         quarantined=dict(sorted(Counter(code for code, _ in refused.values()).items())),
         identities=plan.identities,
         notes=dict(sorted(notes.items())),
-        shards=tuple(shard for shard in shards if shard.objects),
+        shards=shards,
         quarantine=_quarantine(plan, refused, lake) if refused else None,
         origins=tuple(Stored.model_validate(part["origins"]) for part in plan.sorted),
+        contents=put_contents(lake.store, plan.corpus.name, shards, looks) if shards else None,
     )
     if state.records != state.samples + len(refused):
         raise Corrupt(
@@ -464,13 +580,21 @@ def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) ->
     return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", rows)
 
 
-def _with(snapshot: Snapshot, states: list[CorpusState]) -> Snapshot:
+def _with(snapshot: Snapshot, states: list[CorpusState], excluded: list[ExcludedSet], lake: Lake) -> Snapshot:
     names = {state.corpus.name for state in states}
     kept = [state for state in snapshot.corpora if state.corpus.name not in names]
-    return snapshot.model_copy(update={"corpora": tuple(sorted([*kept, *states], key=lambda state: state.corpus.name))})
+    corpora = tuple(sorted([*kept, *states], key=lambda state: state.corpus.name))
+    changed = snapshot.model_copy(update={"corpora": corpora, "excluded": tuple(excluded)})
+    contents = {state.corpus.name: state.contents for state in corpora if state.contents}
+    if contents == {state.corpus.name: state.contents for state in snapshot.corpora if state.contents}:
+        return changed
+    duplicates, repeats = put_duplicates(lake.store, contents)
+    return changed.model_copy(update={"duplicates": duplicates, "repeats": repeats})
 
 
-def _report(state: CorpusState, written: int, *, unchanged: bool) -> Ingested:
+def _report(state: CorpusState, written: int | None, before: Snapshot, after: Snapshot, lake: Lake) -> Ingested:
+    repeats = next((one for one in after.repeats if one.corpus == state.corpus.name), None)
+    refused = before.corpus(state.corpus.name)
     return Ingested(
         corpus=state.corpus.name,
         records=state.records,
@@ -480,6 +604,18 @@ def _report(state: CorpusState, written: int, *, unchanged: bool) -> Ingested:
         identities=state.identities,
         notes=state.notes,
         shards=len(state.shards),
-        written=written,
-        unchanged=unchanged,
+        written=written or 0,
+        unchanged=written is None,
+        equal_within=repeats.within if repeats else 0,
+        equal_across=repeats.across if repeats else 0,
+        mended=_mended(refused, state, lake) if refused and refused.quarantine != state.quarantine else 0,
     )
+
+
+def _mended(before: CorpusState, now: CorpusState, lake: Lake) -> int:
+    """How many records that were in quarantine are not any more."""
+    refused, still = (
+        set(get_table(lake.store, one.quarantine, ("key",))["key"].to_pylist()) if one.quarantine else set()
+        for one in (before, now)
+    )
+    return len(refused - still)

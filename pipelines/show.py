@@ -9,6 +9,7 @@ from tarsia.manifests.audit import Audit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.ingest import Ingested
+from tarsia.pipelines.inspect import Duplicates
 from tarsia.pipelines.speak import Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 
@@ -52,9 +53,23 @@ def ingested(reports: Sequence[Ingested]) -> str:
     for one in reports:
         lines += [f"{one.corpus}: {count} quarantined, {code}" for code, count in one.quarantined.items()]
         lines += [f"{one.corpus}: {count} {note}" for note, count in one.notes.items()]
+        lines += [f"{one.corpus}: {one.mended} out of quarantine again"] * bool(one.mended)
+        lines += [f"{one.corpus}: {one.equal_within:,} samples have an equal in it"] * bool(one.equal_within)
+        lines += [f"{one.corpus}: {one.equal_across:,} samples have an equal elsewhere"] * bool(one.equal_across)
     records, samples = sum(one.records for one in reports), sum(one.samples for one in reports)
     refused = sum(sum(one.quarantined.values()) for one in reports)
     return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined"])
+
+
+def duplicates(found: Duplicates) -> str:
+    """Equal samples, a paragraph for each group, and what was kept out."""
+    lines = ["\n".join(f"{corpus}/{own}  {key}" for corpus, own, key in group.samples) + "\n" for group in found.groups]
+    rows = [(one.corpus, one.within, one.across) for one in found.repeats]
+    lines.append(table(("corpus", "equal in it", "equal elsewhere"), rows) if rows else "no two samples are equal")
+    for one in found.excluded:
+        unread = "".join(f", {count:,} unread ({code})" for code, count in one.unread.items())
+        lines.append(f"kept out: {one.corpus.name}, {one.records:,} records{unread}")
+    return "\n".join(lines)
 
 
 def checked(reports: Sequence[Checked]) -> str:

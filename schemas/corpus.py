@@ -17,6 +17,9 @@ corpora:
     filters: {answer_chars: 1..4000, width: 224..}          # what is not within is refused as `filtered`
     images: {deep: true, upright: true, rgb: true, longest: 4096}    # none of these: the bytes of the corpus
     videos: {original: true}                    # the video itself is stored beside its frames
+    dedup: exact            # exact | near: what equals a sample before it is refused; not said: counted and kept
+exclude:                    # evaluation sets, entries of the same form: whatever equals one of theirs is refused
+  mmbench: {format: llava, kind: qa, language: en, licence: Apache 2.0, root: eval/mmbench, files: test.json}
 """
 
 import re
@@ -160,6 +163,7 @@ class Corpus(Model):
     filters: Filters = Filters()
     images: Images = Images()
     videos: Videos = Videos()
+    dedup: Literal["exact", "near"] | None = None
 
     @field_validator("files", mode="before")
     @classmethod
@@ -206,6 +210,7 @@ class Corpus(Model):
 
 
 class Catalog(Model):
-    """The corpora of a lake, by name."""
+    """The corpora of a lake, in the order of the page: of equal samples the one of the earlier corpus stays."""
 
     corpora: tuple[Corpus, ...]
+    exclude: tuple[Corpus, ...] = ()  # evaluation sets: read, never ingested

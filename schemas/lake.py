@@ -2,7 +2,8 @@
 
     lake/
       corpora/<corpus>/<leaf>-<digest8>.tar .parquet .text.parquet
-      origins/<corpus>/…  quarantine/<corpus>/…
+      origins/<corpus>/…  quarantine/<corpus>/…  contents/<corpus>/…
+      excluded/<set>/…  duplicates/…
       speech/<pool>/<corpus>/<leaf>-<digest8>.tar .parquet
       clips/<pool>/…  verdicts/<pool>/00000001.parquet
       commits/…                  one record a finished task: resume = plan minus commits
@@ -20,7 +21,7 @@ from tarsia.schemas.model import Model
 from tarsia.schemas.sample import Kind
 from tarsia.schemas.shard import Shard, Stored
 
-FORMAT = 1  # of objects and records; a change needs a FORMAT entry in the changelog
+FORMAT = 2  # of objects and records; a change needs a FORMAT entry in the changelog
 ORDER = 1  # of draw, sort and fill; a change needs an ORDER entry and new golden values
 
 
@@ -36,6 +37,8 @@ class CorpusState(Model):
     shards: tuple[Shard, ...] = ()
     quarantine: Stored | None = None
     origins: tuple[Stored, ...] = ()
+    contents: Stored | None = None  # what its samples are compared by
+    compared: str = ""  # digest of all that they were compared with before they were built
 
     @property
     def samples(self) -> int:
@@ -46,6 +49,25 @@ class CorpusState(Model):
     def questions(self) -> int:
         """Human turns in the shards."""
         return sum(shard.questions for shard in self.shards)
+
+
+class ExcludedSet(Model):
+    """An evaluation set that samples were compared with: what was read, and what could not be (code -> records)."""
+
+    corpus: Corpus
+    source: str
+    records: int
+    unread: dict[str, int] = {}
+    shows: tuple[str, ...] = ()  # images | videos | audios
+    rows: Stored
+
+
+class Repeats(Model):
+    """How many samples of a corpus have an equal in it, and how many have one in another corpus of the lake."""
+
+    corpus: str
+    within: int
+    across: int
 
 
 class SpeechState(Model):
@@ -64,6 +86,9 @@ class Snapshot(Model):
     order: int = ORDER
     corpora: tuple[CorpusState, ...] = ()
     speech: tuple[SpeechState, ...] = ()
+    excluded: tuple[ExcludedSet, ...] = ()
+    repeats: tuple[Repeats, ...] = ()  # of the corpora that have any
+    duplicates: Stored | None = None  # the list of them
 
     def corpus(self, name: str) -> CorpusState | None:
         """The state of one corpus, or None."""

@@ -59,6 +59,8 @@ INDEX = pa.schema(
         ("language", _NAMES),
         ("modality", _NAMES),
         ("questions", pa.int32()),
+        ("said", pa.string()),  # digest of the text, whatever was drawn for it, 32 hex digits
+        ("content", pa.string()),  # digest of text and media: equal for equal samples
         ("images", pa.list_(IMAGE)),
         ("audios", pa.list_(AUDIO)),
         ("videos", pa.list_(VIDEO)),
@@ -92,6 +94,39 @@ ORIGINS = pa.schema(
         ("file", _NAMES),
         ("begin", pa.int64()),
         ("end", pa.int64()),
+    ]
+)
+
+#: What the samples of a corpus are compared by; `hashes`, perceptual and one an image, where it has `dedup: near`.
+CONTENTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("said", pa.string()),
+        ("content", pa.string()),
+        ("hashes", pa.list_(pa.uint64())),
+    ]
+)
+
+#: What records that may be refused are found to show, before any is written; `asked` is 0 where there are media.
+LOOKED = pa.schema(
+    [
+        *CONTENTS,
+        ("asked", pa.uint64()),
+        ("media", pa.list_(pa.string())),
+    ]
+)
+
+#: Every sample that has an equal in the lake; `content` tells which belong together.
+DUPLICATES = pa.schema([("content", pa.string()), ("corpus", _NAMES), ("key", pa.string()), ("id", pa.string())])
+
+#: What samples are compared with: a record of an evaluation set; `asked` is 0 where it has media.
+EXCLUDED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("asked", pa.uint64()),
+        ("media", pa.list_(pa.string())),
+        ("hashes", pa.list_(pa.uint64())),
     ]
 )
 

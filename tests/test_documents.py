@@ -48,6 +48,7 @@ def test_a_catalog_says_what_it_says(page, tmp_path):
         },
         "images": {"deep": False, "upright": False, "rgb": False, "longest": None},
         "videos": {"original": False},
+        "dedup": None,
     }
 
 
@@ -79,7 +80,7 @@ def test_entries_may_share_keys(page):
     assert [(corpus.name, corpus.kind.value) for corpus in catalog.corpora] == [("a", "qa"), ("b", "caption")]
 
 
-ONE_KEY = "page.yaml: a catalog has one key, 'corpora', and under it a name for each corpus"
+ONE_KEY = "page.yaml: a catalog has a key 'corpora', and under it a name for each corpus"
 
 
 @pytest.mark.parametrize(

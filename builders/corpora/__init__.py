@@ -83,12 +83,23 @@ class Fault(NamedTuple):
     end: int
 
 
-class At(NamedTuple):
-    """Where a record stands: its corpus, its file below the root, its key."""
+class At:
+    """Where a record stands: its corpus, its file below the root, its key.
 
-    corpus: Corpus
-    file: str
-    key: str
+    `drawn` tells whether anybody asked for the key: then something of the draft was left to chance.
+    """
+
+    def __init__(self, corpus: Corpus, file: str, key: str) -> None:
+        self.corpus = corpus
+        self.file = file
+        self.drawn = False
+        self._key = key
+
+    @property
+    def key(self) -> str:
+        """The key, for `pick` and `redraw`."""
+        self.drawn = True
+        return self._key
 
 
 class Reader(Protocol):
