@@ -106,7 +106,7 @@ def test_a_submitted_job_runs_the_wheel_that_it_brings(place, served_cluster, wh
         "from tarsia.pipelines.cli import main; main()"
     )
     submit = [Path(sys.executable).parent / "ray", "job", "submit", "--address", f"http://{served_cluster.webui_url}"]
-    submit += ["--working-dir", tmp_path / "site", "--", sys.executable, "-c", f'"{run_it}"']
+    submit += ["--working-dir", tmp_path / "site", "--", sys.executable, "-c", run_it]
     done = subprocess.run(
         [*submit, "ingest", place / "catalog.yaml", tmp_path / "lake", "--ray", "auto", "--json"],
         capture_output=True,
