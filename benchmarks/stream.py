@@ -16,6 +16,7 @@ import numpy as np
 
 from tarsia.builders.documents import read_catalog, read_recipe
 from tarsia.builders.lake import Lake
+from tarsia.manifests.ranges import Span
 from tarsia.manifests.stream import Stream
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.plan import make_plans
@@ -37,7 +38,7 @@ def main() -> None:
     stream = Stream(str(folder / "lake"), "bench/1")
     first = next(iter(stream)).contexts[0]
     print(f"open and first context ({len(first.samples)} samples): {(time.process_time() - began) * 1e3:.1f} CPU-ms")
-    places = [stream._samples.row(row) for row in range(SAMPLES)]
+    places = [*stream._places._samples.rows(0, SAMPLES)]
     for name, run in (
         ("bare range reads", lambda: ranges(stream, places, lambda data: 0)),
         ("  with checksums", lambda: ranges(stream, places, checksum)),
@@ -55,8 +56,8 @@ def timed(run: Callable[[], int]) -> float:
 
 def ranges(stream: Stream, places: list[tuple], check: Callable[[bytes], int]) -> int:
     return sum(
-        check(stream._tars.read(stream.manifest.shards[shard].path, offset, length)) > 0
-        for _, _, _, shard, offset, length, *_ in places
+        check(stream._ranges.read(Span(stream.manifest.shards[shard], offset, length))) > 0
+        for _, _, _, _, _, _, shard, offset, length, *_ in places
     )
 
 
