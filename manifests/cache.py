@@ -74,7 +74,7 @@ class Cache:
         size = min(BLOCK, stored.bytes - block * BLOCK)
         pieces = _read(path, size, spans)
         if pieces is None:
-            slot = f"{xxhash.xxh3_64_intdigest(path.name) % LOCKS:02d}"
+            slot = f"{xxhash.xxh3_64_intdigest(path.name.encode()) % LOCKS:02d}"
             with self._locked(f"locks/{slot}"):
                 pieces = _read(path, size, spans)  # somebody else may have made it meanwhile
                 if pieces is None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakes import chats, fill, pictures, plan, questions, recipe, rows, tone, voice
+from lakes import rows
 
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table
@@ -23,25 +23,12 @@ from tarsia.schemas.errors import Corrupt, NotThere, UserError
 from tarsia.schemas.identity import digest
 from tarsia.schemas.shard import Stored
 
-LLAVA = {"format": "llava"}
 GOLDEN = ["5e669daf90a5a0c8", "0696aecf54470ef0"]
 
 
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory):
-    """83 samples of text and images in 13 contexts, half of their questions heard."""
-    folder, monkeypatch = tmp_path_factory.mktemp("stream"), pytest.MonkeyPatch()
-    corpora = {
-        "sums": questions(60, words=60),
-        "talk": (LLAVA, chats(15)),
-        "looks": (LLAVA, pictures(folder, [(300, 300), (640, 480)] * 4)),
-    }
-    page = recipe({"all": {"take": {"qa": "100%"}, "spoken": "50%"}}, tokens=800, tiles=1)
-    filled = fill(folder, corpora, cap=20)
-    voice(filled, page, tone(folder, monkeypatch))
-    plan(filled, page, voices="tone")
-    yield filled
-    monkeypatch.undo()
+@pytest.fixture
+def lake(stage):
+    return stage
 
 
 def numbers(batches):
@@ -53,9 +40,9 @@ def read(lake, **options):
 
 
 @pytest.fixture(scope="module")
-def order(lake):
+def order(stage):
     """A stream of 61 contexts and three epochs that knows its numbers and reads nothing: for the order alone."""
-    stream = read(lake, epochs=3)
+    stream = read(stage, epochs=3)
     stream.manifest = stream.manifest.model_copy(update={"contexts": 61})
     stream._order = Order(manifest_digest(stream.manifest), 61, window=8)
     stream._read = iter
