@@ -6,6 +6,7 @@ from typing import Any
 from unicodedata import east_asian_width
 
 from tarsia.manifests.audit import Audit
+from tarsia.manifests.runs import RunAudit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.ingest import Ingested
@@ -157,6 +158,28 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
     return "\n".join([table(head, rows), *findings, verdict])
+
+
+def audited_runs(result: RunAudit) -> str:
+    """What each run was handed, of how much that was promised; then what did not agree."""
+    rows: list[Sequence[Any]] = []
+    for run in result.runs:
+        for one in run.figures:
+            rows.append(
+                (run.stage, one.kind, one.corpus, one.language, one.modality, one.samples, one.promised_samples,
+                 one.questions, one.tokens, one.promised_tokens, one.microseconds / 3.6e9)
+            )  # fmt: skip
+    head = ("stage", "kind", "corpus", "lang", "modality", "samples", "promised", "questions", "tokens", "promised",
+            "hours")  # fmt: skip
+    lines = [table(head, rows)]
+    for run in result.runs:
+        times = "epoch" if run.epochs == 1 else "epochs"
+        lines.append(
+            f"{run.stage}: {run.contexts:,} of {run.promised:,} contexts of {run.epochs} {times} by step {run.step:,}"
+        )
+    lines += [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
+    verdict = f"{len(result.findings)} disagree" if result.findings else "all agree"
+    return "\n".join([*lines, f"{result.checks:,} checks, {verdict}"])
 
 
 def _asked(ask: Ask) -> str:
