@@ -146,7 +146,7 @@ class Account:
             figures = self._figures.setdefault(Group(*(row[name] for name in Group._fields)), [0, 0, 0, 0])
             for which, name in enumerate(FIGURES):
                 figures[which] += row[name]
-        self._missing += [tuple(one[name] for name in _MISSING) for one in state["missing"]]  # type: ignore[misc]
+        self._missing += [tuple(one[name] for name in _MISSING) for one in state["missing"]]
 
 
 _MISSING = ("epoch", "context", "slot", "key", "path", "offset")

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import orjson
 from pydantic import ValidationError
 
 from tarsia.builders.shards import members
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
-from tarsia.manifests.places import Group, Place
+from tarsia.manifests.places import Group, Place, plain
 from tarsia.manifests.ranges import Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
@@ -164,7 +163,7 @@ class InPacks:
         shard = self._shards[which]
         if which not in self._places:
             table = get_table(self._store, shard.objects[1], ("offset", "length", "checksum"), verify=True)
-            self._places[which] = [np.from_dlpack(table[name].combine_chunks()) for name in table.column_names]
+            self._places[which] = [plain(table[name].combine_chunks()) for name in table.column_names]
             if len(self._places) > 64:  # a window of contexts may span so many
                 self._places.popitem(last=False)
         offset, length, expected = (int(column[number - shard.first]) for column in self._places[which])

@@ -159,31 +159,39 @@ def places(columns: Columns) -> Records:
     numbers, groups = grouped(columns)
     rows["group"] = _objects(groups)[numbers]
     rows["spoken"] = _objects([()])[np.zeros(len(rows), np.int64)]
-    for row in np.flatnonzero(np.from_dlpack(pc.list_value_length(columns["spoken"]))).tolist():
+    for row in np.flatnonzero(plain(pc.list_value_length(columns["spoken"]))).tolist():
         rows["spoken"][row] = tuple(columns["spoken"][row].as_py())
     return rows
 
 
 def microseconds(seconds: Any) -> npt.NDArray[np.int64]:
     """Seconds of audio, in whole microseconds."""
-    found: npt.NDArray[np.int64] = np.rint(np.from_dlpack(seconds) * 1e6).astype(np.int64)
+    found: npt.NDArray[np.int64] = np.rint(plain(seconds) * 1e6).astype(np.int64)
     return found
 
 
 def grouped(columns: Columns) -> tuple[npt.NDArray[np.int64], list[Group]]:
     """For each row of SAMPLES the number of its group, and the groups by number."""
     names = [columns[name].dictionary.to_pylist() for name in _GROUP]
-    indices = [np.from_dlpack(columns[name].indices) for name in _GROUP]
     shape = [len(values) for values in names]
-    found, numbers = np.unique(np.ravel_multi_index(indices, shape), return_inverse=True)
+    codes = np.zeros(len(columns["key"]), np.int64)
+    for name, size in zip(_GROUP, shape, strict=True):
+        codes = codes * size + plain(columns[name].indices)
+    found, numbers = np.unique(codes, return_inverse=True)
     which = np.transpose(np.unravel_index(found, shape)).tolist()
     return numbers, [Group(*(values[one] for values, one in zip(names, row, strict=True))) for row in which]
 
 
+def plain(array: Any) -> npt.NDArray[Any]:
+    """An Arrow array of numbers without nulls, as numpy's. (`to_numpy` would import pandas, a CPU-second.)"""
+    found: npt.NDArray[Any] = np.from_dlpack(array)
+    return found
+
+
 def _numbers(array: Any, kind: str) -> npt.NDArray[Any]:
-    """An array's numbers, 0 for null. (`fill_null` and `to_numpy` import pandas, a CPU-second.)"""
+    """An Arrow array of numbers, 0 for null. (`fill_null` would import pandas too.)"""
     found = np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]
-    return found * np.from_dlpack(array.is_valid().cast(pa.int8())).astype(kind)
+    return np.where(plain(array.is_valid().cast(pa.int8())), found, found.dtype.type(0))
 
 
 def _objects(values: list[Any]) -> npt.NDArray[np.object_]:
@@ -197,5 +205,5 @@ def _contexts(columns: Columns) -> Records:
     rows = np.zeros(len(columns["prompt"]), [("prompt", "O"), ("tokens", "i4"), ("first", "i8"), ("samples", "i4")])
     rows["prompt"] = columns["prompt"].to_pylist()
     for name in ("tokens", "first", "samples"):
-        rows[name] = np.from_dlpack(columns[name])
+        rows[name] = plain(columns[name])
     return rows

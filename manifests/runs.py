@@ -20,7 +20,7 @@ from tarsia.builders.tables import get_table
 from tarsia.manifests.account import FIGURES
 from tarsia.manifests.findings import Audit, Book
 from tarsia.manifests.order import Order
-from tarsia.manifests.places import Group, grouped, microseconds
+from tarsia.manifests.places import Group, grouped, microseconds, plain
 from tarsia.manifests.stream import load_manifest, manifest_digest
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.manifest import Manifest
@@ -124,11 +124,11 @@ def _compare(
         figures = np.stack(
             [
                 np.ones(len(numbers), np.int64),
-                *(np.from_dlpack(rows[name]).astype(np.int64) for name in ("questions", "tokens")),
+                *(plain(rows[name]).astype(np.int64) for name in ("questions", "tokens")),
                 microseconds(rows["seconds"]),
             ]
         )
-        contexts = np.from_dlpack(rows["context"])
+        contexts = plain(rows["context"])
         weights = seen[contexts]
         for one in missing:
             weights[_row(one, contexts, rows, where, book)] -= 1
@@ -151,7 +151,8 @@ def _compare(
         contexts=int(often.sum()),
         promised=epochs * manifest.contexts,
         figures=tuple(
-            Figures(**group._asdict(), **dict(zip(_ALL, values, strict=True))) for group, values in promised.items()
+            Figures.model_validate({**group._asdict(), **dict(zip(_ALL, values, strict=True))})
+            for group, values in promised.items()
         ),
     )
 
