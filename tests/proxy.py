@@ -39,6 +39,10 @@ class Proxy:
             loop.close()
 
     async def _serve(self, reader, writer):
+        with suppress(OSError, asyncio.CancelledError):  # the client went away, or the test is over
+            await self._forward(reader, writer)
+
+    async def _forward(self, reader, writer):
         above, up = await asyncio.open_connection("127.0.0.1", self.target, limit=1 << 20)
         fault = {"now": None}
         tasks = [
@@ -49,7 +53,7 @@ class Proxy:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks)
         for one in (up, writer):
             one.close()
         for one in (up, writer):
