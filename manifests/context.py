@@ -108,6 +108,8 @@ class InShards:
                     said = _members(key, *lying, again)
                 try:
                     sample = Sample.model_validate_json(media.pop("json"))
+                    for original in [video.original for video in sample.videos if video.original]:
+                        del media[original.member]  # nobody trains on the file that the frames are of
                     heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
                 except KeyError as missing:
                     raise _Bad(spans[mine], f"sample {key} has no member {missing}") from None

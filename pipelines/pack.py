@@ -83,10 +83,7 @@ def _members(context: Context) -> list[tuple[str, bytes]]:
     for slot, streamed in enumerate(context.samples):
         prefix = f"{slot:03d}."
         audios = [f"{prefix}{audio.member}" for audio in streamed.sample.audios]
-        originals = {
-            video.original.member for video in streamed.sample.videos if video.original
-        }  # nobody trains on them
-        members += [(prefix + name, data) for name, data in streamed.media.items() if name not in originals]
+        members += [(prefix + name, data) for name, data in streamed.media.items()]
         members += [(f"{prefix}q{turn}.flac", data) for turn, data in streamed.heard.items()]
         audios += [f"{prefix}q{turn}.flac" for turn in sorted(streamed.heard)]
         samples.append(
