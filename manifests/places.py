@@ -203,7 +203,7 @@ def _objects(values: list[Any]) -> npt.NDArray[np.object_]:
 
 def _contexts(columns: Columns) -> Records:
     rows = np.zeros(len(columns["prompt"]), [("prompt", "O"), ("tokens", "i4"), ("first", "i8"), ("samples", "i4")])
-    rows["prompt"] = columns["prompt"].to_pylist()
+    rows["prompt"] = _objects(columns["prompt"].dictionary.to_pylist())[plain(columns["prompt"].indices)]
     for name in ("tokens", "first", "samples"):
         rows[name] = plain(columns[name])
     return rows

@@ -23,6 +23,7 @@ Data = bytes | memoryview
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
 HAUL = 4 << 20  # bytes: one request's worth, where neighbours are wanted
 GAP = 128 << 10  # bytes: rather read than a request of its own
+ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
 THREADS = 16
 OPEN = 128  # files of a folder: a window of a stage spans a shard or two of every corpus
@@ -57,16 +58,18 @@ class Ranges:
 
     def ahead(self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int) -> Iterator[tuple[T, list[Data]]]:
         """What is wanted, each with its spans read; at most `prefetch` bytes are held before they are asked for."""
-        return self._ahead_here(wanted, prefetch) if self._files is not None else self._ahead_there(wanted, prefetch)
+        if self._files is not None:
+            return self._ahead_here(wanted, min(prefetch, ADVISED))
+        return self._ahead_there(wanted, prefetch)
 
     # --- from a folder ----------------------------------------------------------------------------------------------
 
-    def _ahead_here(self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int) -> Iterator[tuple[T, list[Data]]]:
+    def _ahead_here(self, wanted: Iterable[tuple[T, Sequence[Span]]], ahead: int) -> Iterator[tuple[T, list[Data]]]:
         coming: deque[tuple[T, Sequence[Span], int]] = deque()
         told = 0
         for item, spans in wanted:
             size = sum(span.length for span in spans)
-            while coming and told + size > prefetch:
+            while coming and told + size > ahead:
                 told -= coming[0][2]
                 yield self._here(*coming.popleft())
             for span in spans:
