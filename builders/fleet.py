@@ -78,11 +78,14 @@ class Statistics(NamedTuple):
     voices: dict[str, Tally]
 
 
-def standing_out(voices: Mapping[str, Tally], *, times: float = 3.0, least: int = 50) -> dict[str, float]:
-    """The voices that are refused more than `times` as often as their median, and how often; usually bad references."""
+def standing_out(voices: Mapping[str, Tally], *, times: float = 3.0, least: int = 50) -> tuple[dict[str, float], float]:
+    """The voices that are refused more than `times` as often as their median, and how often; and that median.
+
+    Usually their references are bad. Voices with fewer than `least` answers are not judged.
+    """
     shares = {name: one.refused.total() / one.judged for name, one in voices.items() if one.judged >= least}
     usual = median(shares.values()) if shares else 0.0
-    return {name: share for name, share in shares.items() if share > times * max(usual, 1 / least)}
+    return {name: share for name, share in shares.items() if share > times * max(usual, 1 / least)}, usual
 
 
 class Fleet(Generic[R]):

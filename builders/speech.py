@@ -26,6 +26,7 @@ _REASONS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 _STOPS = tuple(",.?!:;，。？！：；、…")
 _ITEM = re.compile(r"\s*(?:[-*•|]|\d+[.)、])\s")
+SPOKEN_RULES = "1"  # of `spoken_form`: a change makes other words, which are spoken anew
 HANZI_MOST, WORDS_MOST, LETTERS_MOST = 60, 40, 260  # about 20 seconds of speech
 
 
@@ -61,8 +62,9 @@ def plain(text: str) -> str:
     return PLACEHOLDER.sub("", text).strip()
 
 
-def spoken_form(text: str) -> str:
+def spoken_form(text: str, language: str) -> str:
     """What the voice is given: the question on one line, a stop between lines, no quotation marks or brackets."""
+    del language
     lines = [_UNSAID.sub(" ", line).strip() for line in plain(text).splitlines()]
     full = [
         line if line.endswith(_STOPS) else line + ("。" if HANZI.search(line) else ".") for line in lines[:-1] if line

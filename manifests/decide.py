@@ -167,6 +167,30 @@ def questions_of(corpus: Corpus) -> Questions:
     return asked
 
 
+class Said(NamedTuple):
+    """What the sidecars of a corpus say of questions that have not changed since, question by question."""
+
+    at: Rows  # where the question stands among all of the corpus
+    clip: pa.Array  # the name of its clip; null: refused
+    reason: pa.Array  # of the refusal; null: accepted
+
+
+def said_of(corpus: Corpus, first: Rows) -> Said:
+    """The decisions that stand; `first` is where each sample's questions begin."""
+    parts = [Said(np.empty(0, np.int64), pa.array([], pa.string()), pa.array([], pa.string()))]
+    if corpus.speech is not None and len(corpus.speech):
+        rows, fresh = _said_of(corpus.index, corpus.draws, corpus.speech)
+        for name, field in (("clips", "clip"), ("refused", "reason")):
+            lists = corpus.speech.column(name).combine_chunks()
+            parents, items = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
+            items, parents = items.filter(pa.array(fresh[parents])), parents[fresh[parents]]
+            at = first[rows[parents]] + pc.struct_field(items, "turn").to_numpy()
+            said, none = pc.struct_field(items, field), pa.nulls(len(items), pa.string())
+            parts.append(Said(at, said, none) if name == "clips" else Said(at, none, said))
+    at, clip, reason = zip(*parts, strict=True)
+    return Said(np.concatenate(at), pa.concat_arrays(clip), pa.concat_arrays(reason))
+
+
 def _said_of(index: pa.Table, draws: Draws, speech: pa.Table) -> tuple[Rows, Bools]:
     """For each row of a sidecar index: the row of the corpus it belongs to, and whether that is still what was said."""
     rows = np.minimum(np.searchsorted(draws, column(speech, "draw")), len(index) - 1)

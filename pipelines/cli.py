@@ -130,8 +130,8 @@ def speak(
     from tarsia.pipelines.speak import speak as run
 
     with open_pool(workers, ray) as pool:
-        reports = run(read_recipe(recipe), Lake(lake), read_voices(voices), pool, only=stage or (), quiet=quiet)
-    _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.spoken(reports))
+        speech = run(read_recipe(recipe), Lake(lake), read_voices(voices), pool, only=stage or (), quiet=quiet)
+    _print(as_json, speech.model_dump(mode="json"), lambda: show.spoken(speech))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
-from tarsia.pipelines.speak import Spoken
+from tarsia.pipelines.speak import Speech, Voiced
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 
 
@@ -103,24 +103,54 @@ def _short(text: str, most: int = 90) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def spoken(reports: Sequence[Spoken]) -> str:
-    """Questions asked to be spoken, and what came of them."""
-    if not reports:
+def spoken(speech: Speech) -> str:
+    """Questions asked to be spoken, and what came of them; then what the voices did."""
+    if not speech.questions:
         return "no stage of this recipe asks for speech"
-    rows = [
-        (one.stage, one.corpus, one.selected, one.asked, one.speakable, one.spoken, sum(one.refused.values()))
-        for one in reports
+    rows: list[Sequence[Any]] = []
+    for one in speech.questions:
+        if len(one.languages) > 1:
+            rows += [
+                (one.stage, one.corpus, language, part.selected, "", part.speakable, part.spoken, part.refused)
+                for language, part in one.languages.items()
+            ]
+        tongue = "all" if len(one.languages) > 1 else next(iter(one.languages), "-")
+        refused = sum(one.refused.values())
+        rows.append((one.stage, one.corpus, tongue, one.selected, one.asked, one.speakable, one.spoken, refused))
+    fields = ("selected", "asked", "speakable", "spoken")
+    total = [sum(getattr(one, field) for one in speech.questions) for field in fields]
+    refused = sum(sum(one.refused.values()) for one in speech.questions)
+    head = ("stage", "corpus", "lang", "questions", "asked", "speakable", "spoken", "refused")
+    lines = [table(head, [*rows, ("", "all", "", *total, refused)])]
+    if speech.voices:
+        lines += ["", _voices(speech.voices)]
+    lines += [
+        f"voice '{one.voice}' stands out: {_share(one)} of its draws are refused, where {one.usual:.1%} is usual; "
+        "check its reference clip and its transcript"
+        for one in speech.voices
+        if one.usual is not None
     ]
-    total = [sum(values) for values in zip(*(row[2:] for row in rows), strict=True)]
-    head = ("stage", "corpus", "questions", "asked", "speakable", "spoken", "refused")
-    lines = [table(head, [*rows, ("", "all", *total)])]
     pending: Counter[str] = Counter()
-    for one in reports:
+    for one in speech.questions:
         pending.update(one.pending)
     if pending:
         reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(pending.items()))
         lines.append(f"{pending.total():,} questions are pending, their servers failed ({reasons}); run again to go on")
     return "\n".join(lines)
+
+
+def _voices(voices: Sequence[Voiced]) -> str:
+    rows = [
+        (one.voice, one.asked, one.accepted, one.hours, one.working,
+         ", ".join(f"{reason} {count:,}" for reason, count in {**one.refused, **one.unwell}.items()))
+        for one in voices
+    ]  # fmt: skip
+    return table(("voice", "draws", "clips", "hours", "real-time factor", "of no use"), rows)
+
+
+def _share(one: Voiced) -> str:
+    refused = sum(one.refused.values())
+    return f"{refused / max(1, refused + one.accepted):.1%}"
 
 
 def planned(manifests: Sequence[Manifest]) -> str:

@@ -2,46 +2,78 @@
 
 Per stage and corpus, the selected questions that can be spoken are walked in the order of their spoken draw until the
 quota holds accepted clips. Each step of the walk asks only for what is still missing, so refusals are made up for and
-nothing is spoken that no stage hears. What was decided goes into sidecar shards, beside the corpus's own and with the
-same keys.
+nothing is spoken that no stage hears. What was decided goes into sidecar shards (`pipelines.sidecars`).
 
-Embedded engines speak in the workers, servers are asked from this process (`pipelines.served`). Where a server fails,
-its questions stay pending: they keep their place in the walk, and running the same command again asks for them.
+A step looks three times before it asks a voice: into the sidecars that stand, into the spoken forms that are kept, and
+into the verdicts of the pool. Only what one does not know is looked for in the next, so a run that finds everything
+decided reads no text and no verdict. What is left goes into a table of orders, by voice and then in draw order, and
+tasks speak ranges of it: embedded engines in all workers, servers as `pipelines.served` tells.
+
+Where a server fails, its questions stay pending: they keep their place in the walk, and running the same command again
+asks for them.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tarsia.builders.clips import SEGMENT, Order, clip_bytes, speak_all, verdicts
+from tarsia.builders.clips import (
+    ORDERS,
+    SEGMENT,
+    Book,
+    Names,
+    Script,
+    Sealer,
+    ask,
+    get_orders,
+    names_of,
+    put_orders,
+)
+from tarsia.builders.desk import Tally
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.fleet import pause as usual_pause
+from tarsia.builders.fleet import standing_out
 from tarsia.builders.lake import Lake
-from tarsia.builders.shards import TarWriter, publish
-from tarsia.builders.speech import spoken_form
+from tarsia.builders.phrases import get_phrases, phrase
+from tarsia.builders.speech import SPOKEN_RULES
 from tarsia.builders.storage import open_store
-from tarsia.builders.tables import get_table, get_tables
 from tarsia.builders.voices import find
-from tarsia.manifests.decide import Corpus, choose, questions_of
-from tarsia.manifests.select import heard, walk
+from tarsia.manifests.cast import cast, identities
+from tarsia.manifests.decide import Bools, Corpus, choose, questions_of, said_of
+from tarsia.manifests.select import Rows, heard, walk
 from tarsia.pipelines.plan import chosen_stages, load
 from tarsia.pipelines.pool import Pool as Workers
-from tarsia.pipelines.pool import finish
 from tarsia.pipelines.progress import Progress
-from tarsia.pipelines.served import Studio
-from tarsia.schemas.corpus import CAP
-from tarsia.schemas.errors import BadVoices, TarsiaError
-from tarsia.schemas.identity import CIRCLE, canonical, digest, redraw
-from tarsia.schemas.lake import FORMAT, Snapshot, SpeechState
+from tarsia.pipelines.served import Converse, calibration_tasks, check_references, fields, lanes, served
+from tarsia.pipelines.sidecars import Decisions, write_sidecars
+from tarsia.schemas.errors import BadVoices, Refused, TarsiaError
+from tarsia.schemas.lake import Snapshot, SpeechState
 from tarsia.schemas.model import Model
 from tarsia.schemas.recipe import Recipe
-from tarsia.schemas.shard import SPEECH, TEXT, Shard, leaves
-from tarsia.schemas.voice import Pool, Voice, clip_name
+from tarsia.schemas.shard import Shard
+from tarsia.schemas.voice import VERDICTS, Part, Pool, clip_name
+
+UNDECIDED, ACCEPTED = -2, -1  # else the number of a reason
+WATCH = 5.0  # s between two looks at what was sealed
+
+
+class Share(Model):
+    """Questions of one language."""
+
+    selected: int
+    speakable: int
+    spoken: int
+    refused: int
+    pending: int
 
 
 class Spoken(Model):
@@ -55,9 +87,27 @@ class Spoken(Model):
     spoken: int
     refused: dict[str, int]
     pending: dict[str, int] = {}  # by what the servers failed with
+    languages: dict[str, Share]
 
 
-Decision = dict[str, Any]  # one question: its clip's verdict, or the reason of the refusal
+class Voiced(Model):
+    """What one voice did in this run."""
+
+    voice: str
+    asked: int  # draws
+    accepted: int  # clips
+    refused: dict[str, int]  # draws, by reason
+    unwell: dict[str, int]  # answers that decide nothing, by what its servers failed with
+    hours: float  # of accepted speech
+    working: float  # s of work for each second of speech, at one server or in one process
+    usual: float | None = None  # where its refusals stand out: the share of a voice in the middle
+
+
+class Speech(Model):
+    """The report of one run."""
+
+    questions: tuple[Spoken, ...] = ()
+    voices: tuple[Voiced, ...] = ()
 
 
 def speak(
@@ -69,299 +119,537 @@ def speak(
     only: Sequence[str] = (),
     quiet: bool = False,
     pause: Callable[[int], float] = usual_pause,
-) -> list[Spoken]:
+) -> Speech:
     """Has the pool speak what the stages of the recipe ask for, and publishes the sidecars.
 
     When the servers give up, what was decided is published before their error is raised. `pause` says how long a
     server is left alone after so many faults in a row.
     """
-    snapshot = lake.snapshot()
-    wanted = {name: recipe.stages[name] for name in chosen_stages(recipe, only) if recipe.stages[name].spoken}
-    if not wanted:
-        return []
-    studio = Studio(lake.store, pool, pause=pause, quiet=quiet)  # tells what is wrong with the pool before all work
-    wanted_recipe = recipe.model_copy(update={"stages": wanted})
-    corpora = load(snapshot, lake, wanted_recipe, workers, voices=pool.name, quiet=quiet)
-    walks = [
-        _Walk(name, corpus, ask.spoken or 0, rows)
-        for name, stage in wanted.items()
-        for corpus, ask, rows in choose(recipe, stage, corpora)
-    ]
-    caster = _Caster(pool)
-    known = verdicts(lake.store, pool.name)
-    decided: dict[str, dict[tuple[int, int], Decision]] = defaultdict(dict)
-    pending: dict[str, Unwell] = {}
-    stopped: TarsiaError | None = None
-    with studio:
-        while (orders := _missing(walks, decided, known, caster, lake)) and not stopped:
-            ordered = sorted(orders.values())
-            served = [order for order in ordered if studio.serves(order.voice) and order.clip not in pending]
-            embedded = [order for order in ordered if not studio.serves(order.voice)]
-            tasks = [
-                Speak(lake.url, pool.name, tuple(embedded[begin : begin + SEGMENT]))
-                for begin in range(0, len(embedded), SEGMENT)
-            ]
-            if tasks:
-                finish(tasks, workers, Progress("speak", f"segments of {SEGMENT} clips", quiet=quiet))
+    unseen = check_references(pool)  # tells what is wrong with the pool before all work
+    servers = served(pool)
+    if unseen and not quiet:
+        print(f"the reference clips of {_some(unseen)} are not here and were not checked", file=sys.stderr)
+    tallies: dict[str, Tally] = {}
+    while True:
+        job = Job(recipe, lake, pool, workers, only=only, quiet=quiet)
+        stopped: TarsiaError | None = None
+        while not stopped:
+            orders = job.missing()
+            if not len(orders):
+                if job.settled():
+                    break
+                continue
             try:
-                pending |= studio.speak(served) if served else {}
+                going = _speak(orders, job, servers, tallies, pause)
             except (Unwell, BadVoices) as error:
-                stopped = error
-            before, known = len(known), verdicts(lake.store, pool.name)
-            if len(known) == before:
+                stopped, going = error, False
+                job.book.refresh()
+                job.missing()  # takes what was decided before that
+            if not going:
                 break
-    states = _sidecars(corpora, decided, pool.name, lake, workers, quiet)
-    lake.publish(lambda newest: _with(newest, states))
+        if job.publish():
+            break
     if stopped:
         raise stopped
-    return [_report(walk, decided[walk.corpus.state.corpus.name], pending, caster, lake) for walk in walks]
+    return Speech(questions=tuple(job.report()), voices=tuple(_voiced(tallies)))
 
 
-def _report(
-    walk: "_Walk",
-    decided: dict[tuple[int, int], Decision],
-    pending: dict[str, Unwell],
-    caster: "_Caster",
-    lake: Lake,
-) -> Spoken:
-    """What a walk came to, and what it still waits for."""
-    report, due = walk.report(decided), walk.due(decided)
-    if not due:
-        return report
-    clips = [order.clip for order in _orders(walk.corpus, due, caster, lake)]
-    codes = Counter(pending[clip].code for clip in clips if clip in pending)
-    return report.model_copy(update={"pending": dict(sorted(codes.items()))})
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-class _Walk:
+# --- what is asked, and what is known of it -------------------------------------------------------------------------
+
+
+class Job:
+    """What the stages ask of the lake as it is now, and how much of it is decided."""
+
+    def __init__(
+        self, recipe: Recipe, lake: Lake, pool: Pool, workers: Workers, *, only: Sequence[str], quiet: bool
+    ) -> None:
+        self.lake, self.pool, self.workers, self.quiet = lake, pool, workers, quiet
+        self.snapshot = lake.snapshot()
+        wanted = {name: recipe.stages[name] for name in chosen_stages(recipe, only) if recipe.stages[name].spoken}
+        part = recipe.model_copy(update={"stages": wanted})
+        corpora = load(self.snapshot, lake, part, workers, voices=pool.name, quiet=quiet) if wanted else []
+        self.parts = parts_of(pool)
+        self.told = {corpus.state.corpus.name: Told(corpus, self.parts) for corpus in corpora}
+        self.walks = [
+            Walk(name, self.told[corpus.state.corpus.name], ask.spoken or 0, rows)
+            for name, stage in wanted.items()
+            for corpus, ask, rows in choose(recipe, stage, corpora)
+        ]
+        self.book = Book(lake.store, pool.name)
+        self.pending: dict[str, str] = {}  # clip -> what its servers failed with
+
+    def due(self, told: "Told") -> Rows:
+        """The questions of a corpus to decide next, ascending."""
+        mine = [walk.due() for walk in self.walks if walk.told is told]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *mine]))
+
+    def missing(self) -> pa.Table:
+        """Decides what is known already; the clips that must be made before the walks can go on (ORDERS)."""
+        while True:
+            due = {name: self.due(told) for name, told in self.told.items()}
+            if not any(map(len, due.values())):
+                return ORDERS.empty_table()
+            if not self.book.newest:
+                self.book.refresh()
+            self._phrase(due)
+            decided = [self.told[name].learn(at, self.book) for name, at in due.items()]
+            if not any(decided):
+                break
+        orders = pa.concat_tables([self.told[name].orders(at) for name, at in due.items()])
+        return self._sorted(orders)
+
+    def _sorted(self, orders: pa.Table) -> pa.Table:
+        """Each clip once, by engine and voice and then in draw order: what a sidecar gathers was sealed together."""
+        clips = orders["clip"].to_pylist()
+        first = dict(zip(reversed(clips), range(len(clips) - 1, -1, -1), strict=True))
+        keep = np.array(sorted(row for clip, row in first.items() if clip not in self.pending), np.int64)
+        voices = orders["voice"].to_numpy()[keep]
+        engines = np.unique([voice.engine for voice in self.pool.voices], return_inverse=True)[1]
+        return orders.take(pa.array(keep[np.lexsort((voices, engines[voices]))]))
+
+    def _phrase(self, due: dict[str, Rows]) -> None:
+        """Sees to it that all questions that are due have a voice and a spoken form."""
+        new = {name: np.setdiff1d(at, self.told[name].named) for name, at in due.items()}
+        tasks = [
+            (name, part, Phrase(self.lake.url, name, shard, np.packbits(mask).tobytes()))
+            for name, at in new.items()
+            for shard, part, mask in self.told[name].shards(at)
+        ]
+        paths: dict[Any, list[str]] = {}
+        progress = Progress("speak", "shards normalised", quiet=self.quiet)
+        progress.start(len(tasks))
+        for task, found in self.workers.map([task for *_, task in tasks]):
+            paths[task] = found
+            progress.step()
+        progress.stop()
+        said: dict[str, list[pa.Array]] = {name: [] for name in new}
+        for name, part, task in tasks:
+            table = get_phrases(self.lake.store, paths[task])
+            where = np.searchsorted(table["at"].to_numpy(), part)
+            said[name].append(table["spoken"].combine_chunks().take(pa.array(where)))
+        for name, at in new.items():
+            if len(at):
+                self.told[name].name(at, pa.concat_arrays(said[name]), self.pool)
+
+    def settled(self) -> bool:
+        """Looks up the verdicts that standing sidecars were made from; False if some are gone: they are asked anew."""
+        changed = [told for told in self.told.values() if told.changed]
+        if changed and not self.book.newest:
+            self.book.refresh()
+        return sum(told.settle(self.book) for told in changed) == 0
+
+    def publish(self) -> bool:
+        """Writes the sidecars and publishes them; False if another job did meanwhile: then all is to be asked again."""
+        self.settled()
+        changed = [told for told in self.told.values() if told.changed]
+        decisions = [(told.corpus, told.decisions(self.book)) for told in changed]
+        written = write_sidecars(decisions, self.pool.name, self.lake, self.workers, quiet=self.quiet)
+        made = {id(told): shards for told, shards in zip(changed, written, strict=True)}
+        states = [self._state(told, made.get(id(told))) for told in self.told.values()]
+        try:
+            self.lake.publish(lambda newest: self._with(newest, states))
+        except _Overtaken:
+            return False
+        return True
+
+    def _state(self, told: "Told", shards: tuple[Shard, ...] | None) -> SpeechState:
+        if shards is None:
+            shards = told.corpus.speech_state.shards if told.corpus.speech_state else ()
+        name = told.corpus.state.corpus.name
+        return SpeechState(pool=self.pool.name, corpus=name, cast=self.parts, rules=SPOKEN_RULES, shards=shards)
+
+    def _with(self, newest: Snapshot, states: list[SpeechState]) -> Snapshot:
+        mine = {(state.pool, state.corpus) for state in states}
+        for pair in mine:
+            if newest.sidecars(*pair) != self.snapshot.sidecars(*pair):
+                raise _Overtaken
+        kept = [state for state in newest.speech if (state.pool, state.corpus) not in mine]
+        full = [state for state in states if state.shards]
+        return newest.model_copy(
+            update={"speech": tuple(sorted([*kept, *full], key=lambda state: (state.pool, state.corpus)))}
+        )
+
+    def report(self) -> list[Spoken]:
+        """What each walk came to."""
+        return [walk.report(self.pending) for walk in self.walks]
+
+
+class _Overtaken(Exception):
+    """Another job has published sidecars of the same pool and corpus."""
+
+
+def parts_of(pool: Pool) -> tuple[Part, ...]:
+    """The voices of a pool as they are cast."""
+    versions = {voice.engine: find(voice.engine, f"voice '{voice.name}'").version() for voice in pool.voices}
+    return tuple(
+        Part(name=one.name, identity=one.identity(versions[one.engine]), language=one.language, share=one.share)
+        for one in pool.voices
+    )
+
+
+class Told:
+    """One corpus, and what is decided of its questions. A question is named by its place among all of the corpus."""
+
+    def __init__(self, corpus: Corpus, parts: tuple[Part, ...]) -> None:
+        self.corpus = corpus
+        self.parts = parts
+        asked = questions_of(corpus)
+        self.first, self.speakable, self._sidecar = asked.first, asked.speakable, asked.sidecar
+        self.code = np.full(len(self.speakable), UNDECIDED, np.int16)
+        self.reasons: list[str] = []
+        self._row = np.full(len(self.speakable), -1, np.int32)  # of the book, where it is known
+        self._dirty = np.zeros(len(corpus.index), np.bool_)
+        self.named = np.empty(0, np.int64)  # ascending: those that have a voice and a spoken form
+        self._names: Names = np.empty((0, 2), np.uint64)
+        self._voices = np.empty(0, np.int32)
+        self._spoken = pa.array([], pa.string())
+        self._earlier = self._stand()
+
+    def _stand(self) -> tuple[Rows, pa.Array]:
+        """Takes over what the sidecars say, as far as the same voice would be asked to say the same today."""
+        said, state = said_of(self.corpus, self.first), self.corpus.speech_state
+        keep = np.full(len(said.at), state is not None and state.rules == SPOKEN_RULES)
+        if state and state.cast != self.parts:
+            then, now = (identities(parts, self._cast(parts, said.at)) for parts in (state.cast, self.parts))
+            keep &= (then == now) & (now != "")
+        self._dirty[self._owners(said.at[~keep])] = True
+        for reason in said.reason.unique().drop_null().to_pylist():
+            self.code[said.at[keep & _is(said.reason, reason)]] = self._number(reason)
+        accepted = np.flatnonzero(keep & said.clip.is_valid().to_numpy(zero_copy_only=False))
+        accepted = accepted[np.argsort(said.at[accepted])]
+        self.code[said.at[accepted]] = ACCEPTED
+        return said.at[accepted], said.clip.take(pa.array(accepted))
+
+    def _owners(self, at: Rows) -> Rows:
+        return np.searchsorted(self.first, at, "right") - 1
+
+    def _cast(self, parts: tuple[Part, ...], at: Rows) -> npt.NDArray[np.int32]:
+        rows = self._owners(at)
+        return cast(parts, self.corpus.draws[rows], at - self.first[rows], self.languages(rows))
+
+    def languages(self, rows: Rows) -> pa.Array:
+        """The language of each row."""
+        return pa.array(self.corpus.index["language"].combine_chunks().take(pa.array(rows)).cast(pa.string()))
+
+    def _number(self, reason: str) -> int:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason)
+
+    # --- towards a verdict
+
+    def shards(self, at: Rows) -> Iterable[tuple[Shard, Rows, Bools]]:
+        """The shards that hold these questions, which of the shard's they are, and the same as a mask."""
+        count = len(self.corpus.state.shards)
+        rows = np.searchsorted(self.corpus.shard, np.arange(count + 1))
+        ends = np.append(self.first, len(self.speakable))[rows]
+        for number, begin, end in zip(range(count), ends, ends[1:], strict=False):
+            part = at[np.searchsorted(at, begin) : np.searchsorted(at, end)] - begin
+            if len(part):
+                mask = np.zeros(end - begin, np.bool_)
+                mask[part] = True
+                yield self.corpus.state.shards[number], part, mask
+
+    def name(self, at: Rows, spoken: pa.Array, pool: Pool) -> None:
+        """Gives questions their voices, and their clips a name."""
+        voices = self._cast(self.parts, at)
+        if len(mute := np.flatnonzero(voices < 0)):
+            language = self.languages(self._owners(at[mute[:1]]))[0].as_py()
+            raise BadVoices(f"pool '{pool.name}' has no voice for '{language}'")
+        who = [part.identity for part in self.parts]
+        texts = spoken.to_pylist()
+        names = names_of(clip_name(who[voice], text) for voice, text in zip(voices.tolist(), texts, strict=True))
+        named = np.concatenate([self.named, at])
+        order = np.argsort(named, kind="stable")
+        self.named = named[order]
+        self._names = np.concatenate([self._names, names])[order]
+        self._voices = np.concatenate([self._voices, voices])[order]
+        self._spoken = pa.concat_arrays([self._spoken, spoken]).take(pa.array(order))
+
+    def learn(self, at: Rows, book: Book) -> int:
+        """Looks named questions up; how many are decided by that."""
+        rows = book.find(self._names[np.searchsorted(self.named, at)])
+        at, rows = at[rows >= 0], rows[rows >= 0]
+        reasons = book.table["reason"].take(pa.array(rows)).combine_chunks()
+        self.code[at] = ACCEPTED
+        for reason in reasons.unique().drop_null().to_pylist():
+            self.code[at[_is(reasons, reason)]] = self._number(reason)
+        self._row[at] = rows
+        self._dirty[self._owners(at)] = True
+        return len(at)
+
+    def orders(self, at: Rows) -> pa.Table:
+        """What is to be said for named questions (ORDERS)."""
+        which = np.searchsorted(self.named, at)
+        return pa.table(
+            {
+                "clip": self.clips(at),
+                "voice": self._voices[which],
+                "spoken": self._spoken.take(pa.array(which)),
+            },
+            ORDERS,
+        )
+
+    def clips(self, at: Rows) -> list[str]:
+        """The names of the clips of named questions."""
+        digits = self._names[np.searchsorted(self.named, at)].astype(">u8").tobytes().hex()
+        return [digits[begin : begin + 32] for begin in range(0, len(digits), 32)]
+
+    # --- from verdicts to sidecars
+
+    @property
+    def changed(self) -> bool:
+        """Whether the sidecars that stand are not what is decided."""
+        state = self.corpus.speech_state
+        standing = sum(shard.samples for shard in state.shards) if state else 0
+        return bool(self._dirty.any()) or standing != np.count_nonzero(self._sidecar >= 0)
+
+    def settle(self, book: Book) -> int:
+        """Looks up what the sidecars have taken; how many questions are open again, their verdicts being gone."""
+        at, clips = self._earlier
+        rows = book.find(names_of(clips.to_pylist()))
+        lost = at[rows < 0]
+        self._row[at] = rows
+        self.code[lost] = UNDECIDED
+        self._dirty[self._owners(lost)] = True
+        self._earlier = at[:0], clips[:0]
+        return len(lost)
+
+    def decisions(self, book: Book) -> Decisions:
+        """All that is decided."""
+        at = np.flatnonzero(self.code > UNDECIDED)
+        owners = self._owners(at)
+        rows, codes, table = self._row[at], self.code[at], book.table
+        reasons = pa.array(self.reasons, pa.string())
+
+        def verdicts(begin: int, end: int) -> pa.Table:
+            mine, code = rows[begin:end], codes[begin:end]
+            found = table.take(pa.array(mine, mask=mine < 0))
+            said = reasons.take(pa.array(np.maximum(code, 0), mask=code < 0))
+            return found.set_column(VERDICTS.get_field_index("reason"), "reason", said)
+
+        turns = (at - self.first[owners]).astype(np.int32)
+        return Decisions(owners, turns, verdicts, self._dirty, self._sidecar)
+
+
+def _is(values: pa.Array, value: str) -> Bools:
+    return np.asarray(pc.equal(values, value).fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
+
+
+class Walk:
     """One stage's walk over the questions of one corpus."""
 
-    def __init__(self, stage: str, corpus: Corpus, quota: int, rows: Any) -> None:
-        self.stage = stage
-        self.corpus = corpus
-        self.quota = quota
+    def __init__(self, stage: str, told: Told, quota: int, rows: Rows) -> None:
+        self.stage, self.told, self.quota = stage, told, quota
+        corpus = told.corpus
         order = walk(rows, corpus.draws, corpus.questions)
-        asked = questions_of(corpus)
-        speakable = asked.speakable[asked.first[order.rows] + order.turns]
-        self.selected = len(speakable)
-        self.turns = list(zip(order.rows[speakable].tolist(), order.turns[speakable].tolist(), strict=True))
+        at = told.first[order.rows] + order.turns
+        self.at = at[told.speakable[at]]
+        self.selected = len(at)
+        self._rows = rows
 
-    def due(self, decided: dict[tuple[int, int], Decision]) -> list[tuple[int, int]]:
+    def due(self) -> Rows:
         """The questions to decide next: if all are accepted, the quota is met at this point of the walk."""
-        due, room = [], self.quota
-        for turn in self.turns:
-            if room == 0:
-                break
-            decision = decided.get(turn)
-            if decision is None:
-                due.append(turn)
-            room -= decision is None or decision["reason"] is None
-        return due
+        codes = self.told.code[self.at]
+        hoped = np.cumsum(codes < 0)
+        end = int(np.searchsorted(hoped, self.quota)) + 1 if self.quota else 0
+        return self.at[:end][codes[:end] == UNDECIDED]
 
-    def report(self, decided: dict[tuple[int, int], Decision]) -> Spoken:
-        """What it came to."""
-        mine = [decided[turn] for turn in self.turns if turn in decided]
-        accepted = np.array([decision["reason"] is None for decision in mine], dtype=np.bool_)
+    def report(self, pending: dict[str, str]) -> Spoken:
+        """What it came to, and what it still waits for."""
+        told, due = self.told, self.due()
+        codes = told.code[self.at]
+        chosen = self.at[heard(codes == ACCEPTED, codes == UNDECIDED, self.quota)[0]]
+        named = due[np.isin(due, told.named)]
+        waiting = [(at, pending[clip]) for at, clip in zip(named, told.clips(named), strict=True) if clip in pending]
+        refused = Counter(told.reasons[code] for code in codes[codes >= 0].tolist())
+        questions = told.corpus.questions[self._rows].astype(np.int64)
+        every = {
+            "selected": np.repeat(self._rows, questions),
+            "speakable": told._owners(self.at),
+            "spoken": told._owners(chosen),
+            "refused": told._owners(self.at[codes >= 0]),
+            "pending": told._owners(np.array([at for at, _ in waiting], np.int64)),
+        }
+        counts = {name: Counter(_counted(told.languages(rows))) for name, rows in every.items()}
         return Spoken(
             stage=self.stage,
-            corpus=self.corpus.state.corpus.name,
+            corpus=told.corpus.state.corpus.name,
             selected=self.selected,
             asked=self.quota,
-            speakable=len(self.turns),
-            spoken=len(heard(accepted, ~accepted, self.quota)[0]),
-            refused=dict(Counter(decision["reason"] for decision in mine if decision["reason"])),
+            speakable=len(self.at),
+            spoken=len(chosen),
+            refused=dict(sorted(refused.items())),
+            pending=dict(sorted(Counter(code for _, code in waiting).items())),
+            languages={
+                language: Share(**{name: count[language] for name, count in counts.items()})
+                for language in sorted(counts["selected"])
+            },
         )
 
 
-class _Caster:
-    """Gives each question a voice of its language, by draw, in proportion to the voices' shares."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._names: dict[str, str] = {}
-
-    def cast(self, draw: int, turn: int, language: str) -> Voice:
-        """The voice of one question."""
-        able = [voice for voice in self._pool.voices if voice.language == language]
-        if not able:
-            raise BadVoices(f"pool '{self._pool.name}' has no voice for '{language}'")
-        point = Fraction(redraw(draw, "voice", turn), CIRCLE) * sum(Fraction(voice.share) for voice in able)
-        for voice in able[:-1]:
-            point -= Fraction(voice.share)
-            if point < 0:
-                return voice
-        return able[-1]
-
-    def clip(self, voice: Voice, spoken: str) -> str:
-        """The name of a clip."""
-        if voice.name not in self._names:
-            self._names[voice.name] = voice.identity(find(voice.engine, f"voice '{voice.name}'").version())
-        return clip_name(self._names[voice.name], spoken)
+def _counted(values: pa.Array) -> dict[str, int]:
+    return {one["values"]: one["counts"] for one in values.value_counts().to_pylist()}
 
 
-def _missing(
-    walks: list[_Walk],
-    decided: dict[str, dict[tuple[int, int], Decision]],
-    known: dict[str, Decision],
-    caster: _Caster,
-    lake: Lake,
-) -> dict[str, Order]:
-    """Decides what is known already; the clips that must be made before the walks can go on."""
-    orders: dict[str, Order] = {}
-    for one in walks:
-        name = one.corpus.state.corpus.name
-        while due := one.due(decided[name]):
-            before = len(decided[name])
-            for turn, order in zip(due, _orders(one.corpus, due, caster, lake), strict=True):
-                if order.clip in known:
-                    decided[name][turn] = known[order.clip]
-                else:
-                    orders[order.clip] = order
-            if len(decided[name]) == before:
-                break
-    return orders
+@dataclass(frozen=True)
+class Phrase:
+    """Sees to it that questions of a shard have a spoken form: those whose bit is set in `wanted`."""
+
+    lake: str
+    corpus: str
+    shard: Shard
+    wanted: bytes
+    record: str = ""
+
+    def run(self) -> Any:
+        """Where their spoken forms are."""
+        at = np.flatnonzero(np.unpackbits(np.frombuffer(self.wanted, np.uint8)))
+        return phrase(open_store(self.lake), self.corpus, self.shard, at)
 
 
-def _orders(corpus: Corpus, due: Sequence[tuple[int, int]], caster: _Caster, lake: Lake) -> Iterator[Order]:
-    """What the voices are to say: the text of each question, from the shard that holds it."""
-    shards = corpus.shard[[row for row, _ in due]]
-    firsts = np.searchsorted(corpus.shard, np.arange(len(corpus.state.shards)))
-    texts = {
-        int(number): get_table(lake.store, corpus.state.shards[number].text, TEXT.names)["conversations"]
-        for number in np.unique(shards)
-    }
-    draws, languages = corpus.draws, corpus.index["language"]
-    for (row, turn), number in zip(due, shards.tolist(), strict=True):
-        said = texts[number][row - int(firsts[number])].as_py()
-        question = [part["value"] for part in said if part["from"] == "human"][turn]
-        voice = caster.cast(int(draws[row]), turn, languages[row].as_py())
-        spoken = spoken_form(question)
-        yield Order(caster.clip(voice, spoken), voice, spoken)
+# --- speaking -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Speak:
-    """Makes one segment of clips."""
+    """Has embedded voices speak the orders of a script from row `begin` up to row `end`."""
 
     lake: str
-    pool: str
-    orders: tuple[Order, ...]
-
-    @property
-    def record(self) -> str:
-        """By the clips asked for."""
-        return f"commits/clips/{self.pool}/{digest(' '.join(order.clip for order in self.orders).encode())[:32]}.json"
+    script: Script
+    begin: int
+    end: int
+    record: str = ""
 
     def run(self) -> Any:
-        """How many of how many were accepted."""
-        return {"asked": len(self.orders), "accepted": speak_all(open_store(self.lake), self.pool, self.orders)}
+        """What came of it."""
+        store, tallies = open_store(self.lake), dict[str, Tally]()
+        with Sealer(store, self.script.pool) as sealer:
+            for order in get_orders(store, self.script, self.begin, self.end):
+                began = time.monotonic()
+                speech = ask(order)
+                tally = tallies.setdefault(order.voice.name, Tally())
+                tally.asked += 1
+                tally.waited += time.monotonic() - began
+                if isinstance(speech, Refused):
+                    tally.refused[speech.code] += 1
+                else:
+                    tally.accepted += 1
+                    tally.audio += len(speech.samples) / speech.rate
+                sealer.add(order, speech, 1)
+        return {"pending": {}, "fault": None, "voices": fields(tallies)}
 
 
-# --- sidecars -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """Writes one leaf of a corpus's speech: `rows` say, for each sample, what was decided of its questions."""
-
-    lake: str
-    pool: str
-    corpus: str
-    leaf: str
-    rows: tuple[Any, ...]
-    record: str
-
-    def run(self) -> Any:
-        """The committed shard."""
-        store = open_store(self.lake)
-        index = []
-        with store.spool() as file:
-            tar = TarWriter(file)
-            for key, draw, record, decisions in self.rows:
-                clips, members = [], []
-                for turn, verdict in decisions:
-                    if verdict["reason"] is not None:
-                        continue
-                    member = f"q{turn}.flac"
-                    members.append((member, clip_bytes(store, verdict)))
-                    facts = {name: verdict[name] for name in ("clip", "engine", "voice", "spoken")}
-                    sizes = {name: verdict[name] for name in ("samples", "rate", "samples16")}
-                    clips.append({"turn": turn, "member": member, **facts, **sizes})
-                if clips:
-                    members.append(("json", canonical({"key": key, "clips": clips})))
-                where = tar.add(key, members)
-                refused = [
-                    {"turn": turn, "reason": verdict["reason"]} for turn, verdict in decisions if verdict["reason"]
-                ]
-                index.append({"key": key, "draw": draw, "record": record, "clips": clips, "refused": refused})
-                index[-1] |= {"offset": where.offset, "length": where.length, "checksum": where.checksum}
-            table = pa.Table.from_pylist(index, SPEECH)
-            path = f"speech/{self.pool}/{self.corpus}/{self.leaf}"
-            objects = publish(store, path, file, tar.close(), tar.bytes, [(".parquet", table)])
-        questions = sum(len(row["clips"]) for row in index)
-        return Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects).model_dump(mode="json")
-
-
-def _sidecars(
-    corpora: Sequence[Corpus],
-    decided: dict[str, dict[tuple[int, int], Decision]],
-    pool: str,
-    lake: Lake,
-    workers: Workers,
-    quiet: bool,
-) -> list[SpeechState]:
-    tasks: list[Sidecar] = []
-    counts = []
-    for corpus in corpora:
-        mine = list(_leaf_tasks(corpus, decided[corpus.state.corpus.name], pool, lake))
-        counts.append((corpus.state.corpus.name, len(mine)))
-        tasks += mine
-    results = iter(finish(tasks, workers, Progress("sidecars", "shards", quiet=quiet)))
-    return [
-        SpeechState(pool=pool, corpus=name, shards=tuple(Shard.model_validate(next(results)) for _ in range(count)))
-        for name, count in counts
-    ]
-
-
-def _leaf_tasks(corpus: Corpus, decided: dict[tuple[int, int], Decision], pool: str, lake: Lake) -> Iterator[Sidecar]:
-    """Leaves over all samples with a decision: this run's, and earlier ones of samples that have not changed."""
-    rows = _earlier(corpus, lake)
-    for (row, turn), verdict in decided.items():
-        rows.setdefault(row, {})[turn] = verdict
-    keys, records, draws = corpus.index["key"], corpus.index["record"], corpus.draws
-    order = sorted(rows)
-    name = corpus.state.corpus.name
-    for leaf in leaves(draws[order], CAP):
-        content = tuple(
-            (keys[row].as_py(), int(draws[row]), records[row].as_py(), tuple(sorted(rows[row].items())))
-            for row in order[leaf.begin : leaf.end]
-        )
-        inputs = digest(canonical([FORMAT, pool, leaf.name, content]))[:16]
-        yield Sidecar(
-            lake.url, pool, name, leaf.name, content, f"commits/speech/{pool}/{name}/{leaf.name}-{inputs}.json"
-        )
-
-
-def _earlier(corpus: Corpus, lake: Lake) -> dict[int, dict[int, Decision]]:
-    """What the sidecars that stand say of samples that have not changed since."""
-    if corpus.speech_state is None or corpus.speech is None:
-        return {}
-    known = verdicts(lake.store, corpus.speech_state.pool)
-    full = get_tables(lake.store, (shard.index for shard in corpus.speech_state.shards), SPEECH, SPEECH.names)
-    rows: dict[int, dict[int, Decision]] = {}
-    for row, sidecar in enumerate(questions_of(corpus).sidecar.tolist()):
-        if sidecar < 0:
+def _speak(
+    orders: pa.Table, job: Job, servers: dict[str, Any], tallies: dict[str, Tally], pause: Callable[[int], float]
+) -> bool:
+    """Has the orders spoken, or as many as their time allows; False when nobody could decide anything any more."""
+    store, workers = job.lake.store, job.workers
+    engines = np.array([voice.engine for voice in job.pool.voices])[orders["voice"].to_numpy()]
+    wanted = [job.pool.voices[number].name for number in np.unique(orders["voice"].to_numpy()).tolist()]
+    for tasks in calibration_tasks(store, job.lake.url, job.pool, wanted, workers, pause):
+        for _, result in workers.map(tasks, at_once=True):
+            if result["fault"]:
+                raise Unwell(*result["fault"])
+    script = put_orders(store, job.pool, orders)
+    at_home: list[Speak] = []
+    abroad: list[Converse] = []
+    for engine in np.unique(engines).tolist():
+        begin, end = (int(np.searchsorted(engines, engine, side)) for side in ("left", "right"))
+        if engine not in servers:
+            at_home += [
+                Speak(job.lake.url, script, first, min(first + SEGMENT, end)) for first in range(begin, end, SEGMENT)
+            ]
             continue
-        said = full.slice(sidecar, 1).to_pylist()[0]
-        rows[row] = {clip["turn"]: known[clip["clip"]] for clip in said["clips"]}
-        rows[row] |= {one["turn"]: {"reason": one["reason"]} for one in said["refused"]}
-    return rows
+        share = lanes(job.pool.endpoints[engine], workers, end - begin)
+        edges = np.linspace(begin, end, len(share) + 1).astype(int).tolist()
+        abroad += [
+            Converse(job.lake.url, script, engine, first, last, endpoints, job.book.newest, pause)
+            for endpoints, first, last in zip(share, edges, edges[1:], strict=False)
+        ]
+    before, faults = job.book.written, []
+    hands = sum(len(task.endpoints) for task in abroad) or workers.workers
+    try:
+        with _Watch(job.book, len(orders), hands, quiet=job.quiet):
+            for tasks, at_once in ((at_home, False), (abroad, True)):
+                for _, result in workers.map(tasks, at_once=at_once):
+                    job.pending |= result["pending"]
+                    faults += [result["fault"]] if result["fault"] else []
+                    _add(tallies, result["voices"])
+    finally:
+        store.delete(script.path)
+    if faults and len(faults) == len(abroad):
+        raise Unwell(*faults[-1])
+    job.book.refresh()
+    return job.book.written > before
 
 
-def _with(snapshot: Snapshot, states: list[SpeechState]) -> Snapshot:
-    mine = {(state.pool, state.corpus) for state in states}
-    kept = [state for state in snapshot.speech if (state.pool, state.corpus) not in mine]
-    full = [state for state in states if state.shards]
-    return snapshot.model_copy(
-        update={"speech": tuple(sorted([*kept, *full], key=lambda state: (state.pool, state.corpus)))}
-    )
+def _add(tallies: dict[str, Tally], voices: dict[str, Any]) -> None:
+    for name, counts in voices.items():
+        tally = tallies.setdefault(name, Tally())
+        for field in ("asked", "accepted", "audio", "waited"):
+            setattr(tally, field, getattr(tally, field) + counts[field])
+        tally.refused.update(counts["refused"])
+        tally.unwell.update(counts["unwell"])
+
+
+def _voiced(tallies: dict[str, Tally]) -> Iterable[Voiced]:
+    loud, usual = standing_out(tallies)
+    for name, tally in sorted(tallies.items()):
+        yield Voiced(
+            voice=name,
+            asked=tally.asked,
+            accepted=tally.accepted,
+            refused=dict(sorted(tally.refused.items())),
+            unwell=dict(sorted(tally.unwell.items())),
+            hours=round(tally.audio / 3600, 4),
+            working=round(tally.waited / tally.audio, 4) if tally.audio else 0.0,
+            usual=round(usual, 4) if name in loud else None,
+        )
+
+
+class _Watch:
+    """Tells how far the voices are, by what is sealed: whoever does the work, and wherever."""
+
+    def __init__(self, book: Book, total: int, hands: int, *, quiet: bool) -> None:
+        self._book, self._hands, self._quiet = book, hands, quiet
+        self._progress = Progress("speak", "clips", quiet=quiet)
+        self._progress.start(total)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._began = time.monotonic()
+        self._audio = 0.0  # s
+        self._refused: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if not self._quiet:
+            self._thread.join()
+        self._progress.stop()
+
+    def _work(self) -> None:
+        while not self._ended.wait(WATCH):
+            try:
+                fresh = self._book.refresh()
+            except TarsiaError:  # whoever needs it will say so
+                continue
+            self._audio += pc.sum(fresh["samples16"]).as_py() or 0
+            self._refused.update(fresh["reason"].drop_null().to_pylist())
+            if len(fresh):
+                self._progress.step(len(fresh), self._note())
+
+    def _note(self) -> str:
+        seconds = self._audio / 16_000
+        pace = (time.monotonic() - self._began) * self._hands / seconds if seconds else 0.0
+        refused = ", ".join(f"{reason} {count:,}" for reason, count in self._refused.most_common(5))
+        said = f"{seconds / 3600:.2f} h of speech, real-time factor {pace:.3f} on each of {self._hands}"
+        return f"{said}, refused: {refused}" if refused else said

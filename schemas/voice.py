@@ -55,6 +55,15 @@ class Voice(Model):
         return digest_of([self.engine, engine_version, self.language, self.options])[:16]
 
 
+class Part(Model):
+    """A voice as its pool casts it: all that decides which questions it is given, and what it sounds like."""
+
+    name: str
+    identity: str
+    language: str
+    share: Decimal
+
+
 class Pool(Model):
     """Voices that are drawn from together; sidecars belong to a pool.
 

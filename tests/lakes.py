@@ -14,6 +14,7 @@ from PIL import Image
 
 from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import PROMPTS, Control, pieces, state_after, system
+from tarsia.builders.clips import Book, names_of
 from tarsia.builders.documents import read_catalog, read_voices
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table
@@ -111,6 +112,15 @@ def recordings(folder: Path, seconds: Sequence[float]) -> None:
         soundfile.write(chapter / f"19-198-{number:04d}.flac", wave, 16_000)
         lines.append(f"19-198-{number:04d} {say(number, 6).upper()}\n")
     (chapter / "19-198.trans.txt").write_text("".join(lines))
+
+
+def verdicts(lake: Lake, pool: str) -> dict[str, dict[str, Any]]:
+    """The verdicts that hold, by clip."""
+    book = Book(lake.store, pool)
+    book.refresh()
+    rows = book.table.to_pylist()
+    found = book.find(names_of(row["clip"] for row in rows)).tolist()
+    return {row["clip"]: rows[number] for row, number in zip(rows, found, strict=True) if number >= 0}
 
 
 # --- the lake -------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from threading import Thread
 import numpy as np
 import pytest
 import soundfile
+from lakes import verdicts
 from sovits_server import Play, Server, expected, speech
 
-from tarsia.builders.clips import verdicts
+from tarsia.builders.calibration import CALIBRATION
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.evidence import Calibration
@@ -24,7 +25,7 @@ from tarsia.pipelines import cli, show
 from tarsia.pipelines import speak as speaking
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
-from tarsia.pipelines.speak import speak
+from tarsia.pipelines.speak import Speech, speak
 from tarsia.schemas.errors import BadVoices
 
 COLOURS = ("red", "green", "yellow", "purple", "silver", "brown", "orange", "black", "white", "golden")
@@ -77,11 +78,15 @@ def say(town, lake, *servers, stages=("whole",)):
     voices = pool_of(town, *servers)
     with open_pool(1) as workers:
         recipe = read_recipe(str(town / "half.yaml"))
-        return speak(recipe, lake, voices, workers, only=stages, quiet=True, pause=lambda _: 0.01)
+        speech = speak(recipe, lake, voices, workers, only=stages, quiet=True, pause=lambda _: 0.01)
+        return list(speech.questions)
 
 
 def requests(servers):
-    return sum(len(server.asked) for server in servers)
+    """Those that are none of the calibration's."""
+    return sum(
+        body.get("text", body.get("input")) not in CALIBRATION["en"] for server in servers for body in server.asked
+    )
 
 
 def heard(lake):
@@ -144,7 +149,7 @@ def test_one_answer_in_ten_is_wrong_and_none_of_them_is_kept(town, servers):
         text = clip["spoken"]
         true = (speech(text, expected(text), 32_000, seed_of(clip["clip"], draw)) for draw in range(9))
         assert any(np.array_equal(samples, one) for one in true), text
-    assert max(row["seeds"] for row in verdicts(lake.store, "anna").values()) > 1
+    assert max(row["seeds"] for row in verdicts(lake, "anna").values()) > 1
 
 
 def test_a_voice_is_measured_once_and_kept(town, servers):
@@ -153,7 +158,7 @@ def test_a_voice_is_measured_once_and_kept(town, servers):
     (entry,) = lake.store.list("voices/anna")
     written = lake.store.read(entry.path)
     calibration = Calibration.model_validate_json(written)
-    assert (calibration.clips, calibration.rate) == (60, 32_000)
+    assert (calibration.clips, calibration.rate) == (48, 32_000)
     for path in [entry.path for entry in lake.store.list("verdicts/anna")]:
         lake.store.delete(path)
     for server in servers:
@@ -166,7 +171,7 @@ def test_one_dead_endpoint_is_done_without(town, servers):
     servers[1].stop()
     lake = fill(town)
     (report,) = say(town, lake, *servers)
-    assert (report.spoken, report.pending, len(servers[0].asked)) == (HALF, {}, HALF)
+    assert (report.spoken, report.pending, requests(servers[:1])) == (HALF, {}, HALF)
     servers[1].start()
 
 
@@ -178,7 +183,7 @@ def test_when_all_servers_leave_what_was_made_is_kept_and_the_next_run_completes
         server.rule = gives_up(servers, 70)
     with pytest.raises(Unwell, match="run again to go on"):
         say(town, lake, *servers)
-    made = len(verdicts(lake.store, "anna"))
+    made = len(verdicts(lake, "anna"))
     assert 60 <= made < 72
     assert len(list(heard(lake))) == made
     for server in servers:
@@ -201,7 +206,7 @@ def test_questions_that_servers_fail_are_pending_with_the_reason(town, servers):
     waiting = report.pending["rejected"]
     assert report.pending == {"rejected": waiting}
     assert report.spoken == HALF - waiting > 0
-    assert show.spoken([report]).endswith(
+    assert show.spoken(Speech(questions=(report,))).endswith(
         f"{waiting} questions are pending, their servers failed (rejected {waiting}); run again to go on"
     )
     for server in servers:
@@ -238,8 +243,6 @@ def test_pools_that_cannot_be_driven_are_said(town, servers):
     (town / "typo.yaml").write_text(f"{VOICE}endpoints: {{gptsovit: ['http://h:1']}}\n")
     with pytest.raises(BadVoices, match="no voice of this pool has the engine 'gptsovit'"):
         read_voices(str(town / "typo.yaml"))
-    with pytest.raises(BadVoices, match="'anna' cannot be calibrated: 8 questions are for it, at least 20 are needed"):
-        say(town, lake, *servers, stages=("tiny",))
     assert requests(servers) == 0
 
 
@@ -250,5 +253,7 @@ def test_a_server_that_speaks_as_openai_does_is_driven_the_same_way(town, server
     (town / "nora.yaml").write_text(f"{voice}endpoints: {{openai: {urls}}}\n")
     with open_pool(1) as workers:
         recipe = read_recipe(str(town / "half.yaml"))
-        report = speak(recipe, lake, read_voices(str(town / "nora.yaml")), workers, only=("whole",), quiet=True)[0]
+        report = speak(
+            recipe, lake, read_voices(str(town / "nora.yaml")), workers, only=("whole",), quiet=True
+        ).questions[0]
     assert (report.spoken, report.pending, requests(servers)) == (HALF, {}, HALF)
