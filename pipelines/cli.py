@@ -117,6 +117,12 @@ def speak(
     recipe: RecipeName,
     voices: Voices = "espeak",
     stage: Stages = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and estimate what is missing; ask no voice, publish nothing.")
+    ] = False,
+    real_time_factor: Annotated[
+        float, typer.Option(min=0, help="For --dry-run: seconds of a server's work for each second of speech.")
+    ] = 0.03,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -126,11 +132,17 @@ def speak(
     from tarsia.builders.documents import read_recipe, read_voices
     from tarsia.builders.lake import Lake
     from tarsia.pipelines import show
+    from tarsia.pipelines.estimate import estimate
     from tarsia.pipelines.pool import open_pool
     from tarsia.pipelines.speak import speak as run
 
+    page, place, cast = read_recipe(recipe), Lake(lake), read_voices(voices)
     with open_pool(workers, ray) as pool:
-        speech = run(read_recipe(recipe), Lake(lake), read_voices(voices), pool, only=stage or (), quiet=quiet)
+        if dry_run:
+            sums = estimate(page, place, cast, pool, only=stage or (), real_time_factor=real_time_factor, quiet=quiet)
+            _print(as_json, sums.model_dump(mode="json"), lambda: show.estimated(sums))
+            return
+        speech = run(page, place, cast, pool, only=stage or (), quiet=quiet)
     _print(as_json, speech.model_dump(mode="json"), lambda: show.spoken(speech))
 
 

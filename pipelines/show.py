@@ -8,9 +8,11 @@ from unicodedata import east_asian_width
 from tarsia.manifests.audit import Audit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
+from tarsia.pipelines.estimate import Estimate
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
 from tarsia.pipelines.speak import Speech, Voiced
+from tarsia.pipelines.told import Share, Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 
 
@@ -107,21 +109,7 @@ def spoken(speech: Speech) -> str:
     """Questions asked to be spoken, and what came of them; then what the voices did."""
     if not speech.questions:
         return "no stage of this recipe asks for speech"
-    rows: list[Sequence[Any]] = []
-    for one in speech.questions:
-        if len(one.languages) > 1:
-            rows += [
-                (one.stage, one.corpus, language, part.selected, "", part.speakable, part.spoken, part.refused)
-                for language, part in one.languages.items()
-            ]
-        tongue = "all" if len(one.languages) > 1 else next(iter(one.languages), "-")
-        refused = sum(one.refused.values())
-        rows.append((one.stage, one.corpus, tongue, one.selected, one.asked, one.speakable, one.spoken, refused))
-    fields = ("selected", "asked", "speakable", "spoken")
-    total = [sum(getattr(one, field) for one in speech.questions) for field in fields]
-    refused = sum(sum(one.refused.values()) for one in speech.questions)
-    head = ("stage", "corpus", "lang", "questions", "asked", "speakable", "spoken", "refused")
-    lines = [table(head, [*rows, ("", "all", "", *total, refused)])]
+    lines = [_questions(speech.questions)]
     if speech.voices:
         lines += ["", _voices(speech.voices)]
     lines += [
@@ -137,6 +125,40 @@ def spoken(speech: Speech) -> str:
         reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(pending.items()))
         lines.append(f"{pending.total():,} questions are pending, their servers failed ({reasons}); run again to go on")
     return "\n".join(lines)
+
+
+def _questions(reports: Sequence[Spoken]) -> str:
+    """Asked, spoken and refused of every stage and corpus, and of every language where a corpus has several."""
+    rows: list[Sequence[Any]] = []
+    for one in reports:
+        if len(one.languages) > 1:
+            rows += [
+                (one.stage, one.corpus, name, part.selected, "", *_counts(part), part.refused, part.missing)
+                for name, part in one.languages.items()
+            ]
+        tongue = "all" if len(one.languages) > 1 else next(iter(one.languages), "-")
+        refused = sum(one.refused.values())
+        rows.append((one.stage, one.corpus, tongue, one.selected, one.asked, *_counts(one), refused, one.missing))
+    totals = [sum(getattr(one, field) for one in reports) for field in ("selected", "asked", "speakable", "spoken")]
+    totals += [sum(sum(one.refused.values()) for one in reports), sum(one.missing for one in reports)]
+    head = ("stage", "corpus", "lang", "questions", "asked", "speakable", "spoken", "refused", "missing")
+    return table(head, [*rows, ("", "all", "", *totals)])
+
+
+def _counts(one: Spoken | Share) -> tuple[int, int]:
+    return one.speakable, one.spoken
+
+
+def estimated(sums: Estimate) -> str:
+    """What is missing, and what it would come to."""
+    if not sums.questions:
+        return "no stage of this recipe asks for speech"
+    fields = ("texts", "characters", "hours", "working_hours", "bytes")
+    rows = [(one.voice, *(getattr(one, field) for field in fields[:-1]), one.bytes / 1e9) for one in sums.voices]
+    total = [sum(values) for values in zip(*(row[1:] for row in rows), strict=True)]
+    head = ("voice", "texts", "characters", "hours of speech", "hours of a server", "GB")
+    said = f"upper bounds; {sums.real_time_factor:g} s of work for each second of speech; GB of clips and sidecars"
+    return "\n".join([_questions(sums.questions), "", table(head, [*rows, ("all", *total)]), said])
 
 
 def _voices(voices: Sequence[Voiced]) -> str:
