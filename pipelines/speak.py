@@ -105,7 +105,7 @@ def speak(
             break
     if stopped:
         raise stopped
-    return Speech(questions=tuple(job.report()), voices=tuple(_voiced(tallies)))
+    return Speech(questions=tuple(job.report()), voices=tuple(voiced(tallies)))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -198,7 +198,8 @@ def _add(tallies: dict[str, Tally], voices: dict[str, Any]) -> None:
         tally.unwell.update(counts["unwell"])
 
 
-def _voiced(tallies: dict[str, Tally]) -> Iterable[Voiced]:
+def voiced(tallies: dict[str, Tally]) -> Iterable[Voiced]:
+    """What each voice did, by name; those that stand out are marked."""
     loud, usual = standing_out(tallies)
     for name, tally in sorted(tallies.items()):
         yield Voiced(
