@@ -6,10 +6,9 @@
     served   eight GPT-SoVITS-protocol servers that answer a fixed 2.5 s clip after 50 ms, beside bare loops that do
              nothing but ask; CPU of this process alone, the servers have one of their own. Memory by the way.
     espeak   the embedded engine on a list of short questions, one and two workers, sidecars compared
-
     parts    FLAC, the checks, normalisation, by themselves
 
-Questions are ours: every pairing of the lists below, with other endings beyond that.
+Questions are ours: every pairing of the lists below, at most 100,000, of much the same length.
 """
 
 import argparse
@@ -44,7 +43,9 @@ COLOURS = ["red", "green", "yellow", "purple", "silver", "brown", "orange", "bla
 THINGS = ["bicycle", "teapot", "umbrella", "violin", "lantern", "suitcase", "curtain", "ladder", "basket", "pillow"]
 PLACES = ("on the roof", "in the garden", "by the door", "under the table", "near the bridge",
           "at the station", "behind the house", "in the kitchen", "on the stairs", "beside the well")  # fmt: skip
-ENGLISH = [f"What is the {c} {t} doing {p}?" for c, t, p in product(COLOURS, THINGS, PLACES)]
+OPENERS = ["What", "Why", "How", "Where", "When", "Whom", "Which", "Whose", "Whence", "Whither"]
+DOINGS = ["doing", "hiding", "saying", "making", "buying", "seeing", "losing", "moving", "mending", "hanging"]
+ENGLISH = [f"{o} is the {c} {t} {d} {p}?" for o, d, p, t, c in product(OPENERS, DOINGS, PLACES, THINGS, COLOURS)]
 WHERE, OWN = ("屋顶上", "花园里", "门口", "桌子下", "桥边"), ("红色", "绿色", "黄色", "紫色", "银色")
 OBJECTS = "自行车", "茶壶", "雨伞", "小提琴", "灯笼"
 CHINESE = [f"{p}的{c}{t}是谁放的？" for c, t, p in product(OWN, OBJECTS, WHERE)]
@@ -53,9 +54,7 @@ VOICE = "{engine: gptsovits, language: en, options: {model: v2, ref_audio_path: 
 
 def fill(folder: Path, questions: int, *, chinese: bool = False) -> Lake:
     """A lake of so many questions, all of which are to be spoken."""
-    texts = [
-        ENGLISH[n % 1000] if n < 1000 else f"{ENGLISH[n % 1000][:-1]}, {_words(n // 1000)}?" for n in range(questions)
-    ]
+    texts = ENGLISH[:questions]
     entries = {"en": texts} | ({"zh": CHINESE} if chinese else {})
     for language, mine in entries.items():
         records = [{"id": str(n), "instruction": text, "output": "Nothing."} for n, text in enumerate(mine)]
@@ -70,11 +69,6 @@ def fill(folder: Path, questions: int, *, chinese: bool = False) -> Lake:
     with open_pool(1) as pool:
         ingest(read_catalog(folder / "catalog.yaml"), lake, pool, quiet=True)
     return lake
-
-
-def _words(number: int) -> str:
-    """Another short ending for another number, without a digit."""
-    return "my dear " + " and ".join(PLACES[int(digit)].split()[-1] for digit in str(number))
 
 
 def ask(folder: Path, lake: Lake, voices: str, workers: int) -> Speech:
