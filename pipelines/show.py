@@ -163,11 +163,11 @@ def estimated(sums: Estimate) -> str:
 
 def _voices(voices: Sequence[Voiced]) -> str:
     rows = [
-        (one.voice, one.asked, one.accepted, one.hours, one.working,
+        (one.voice, one.asked, one.accepted, one.hours,
          ", ".join(f"{reason} {count:,}" for reason, count in {**one.refused, **one.unwell}.items()))
         for one in voices
     ]  # fmt: skip
-    return table(("voice", "draws", "clips", "hours", "real-time factor", "of no use"), rows)
+    return table(("voice", "draws", "clips", "hours", "of no use"), rows)
 
 
 def _share(one: Voiced) -> str:

@@ -222,7 +222,8 @@ class Walk:
         codes = self.told.code[self.at]
         hoped = np.cumsum(codes < 0)
         end = int(np.searchsorted(hoped, self.quota)) + 1 if self.quota else 0
-        return self.at[:end][codes[:end] == UNDECIDED]
+        due: Rows = self.at[:end][codes[:end] == UNDECIDED]
+        return due
 
     def report(self, pending: dict[str, str]) -> Spoken:
         """What it came to, and what it still waits for."""
