@@ -6,6 +6,7 @@
     served   eight GPT-SoVITS-protocol servers that answer a fixed 2.5 s clip after 50 ms, beside bare loops that do
              nothing but ask; CPU of this process alone, the servers have one of their own. Memory by the way.
     espeak   the embedded engine on a list of short questions, one and two workers, sidecars compared
+    book     reading the verdicts of a pool, fifty for each question, and looking all of them up
     parts    FLAC, the checks, normalisation, by themselves
 
 Questions are ours: every pairing of the lists below, at most 100,000, of much the same length.
@@ -27,17 +28,23 @@ from urllib.request import urlopen
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+import pyarrow as pa
 from sovits_server import elsewhere, speech
 
 from tarsia.builders.audio import encode_flac
+from tarsia.builders.clips import SEGMENT, Book, names_of
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
 from tarsia.builders.evidence import measure
 from tarsia.builders.lake import Lake
 from tarsia.builders.speech import spoken_form
+from tarsia.builders.storage import open_store
+from tarsia.builders.tables import to_parquet
 from tarsia.builders.voices import Wave
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
 from tarsia.pipelines.speak import Speech, speak
+from tarsia.schemas.identity import digest
+from tarsia.schemas.voice import VERDICTS
 
 COLOURS = ["red", "green", "yellow", "purple", "silver", "brown", "orange", "black", "white", "golden"]
 THINGS = ["bicycle", "teapot", "umbrella", "violin", "lantern", "suitcase", "curtain", "ladder", "basket", "pillow"]
@@ -129,7 +136,7 @@ def served(questions: int, delay: float = 0.05, seconds: float = 2.5) -> None:
         clips = spoken + 48
         told(
             f"served, {clips:,} clips with the calibration's",
-            **{"clips/s": clips / cost["wall"], "of the servers' 8 / delay": clips / cost["wall"] / (8 / delay)},
+            **{"clips/s": clips / cost["wall"], "of what 8 servers can": delay * clips / cost["wall"] / 8},
             **{"bare loops clips/s": bare, "CPU-ms a clip, all steps": cost["cpu"] / clips * 1e3},
             **{key: value for key, value in cost.items() if key.startswith("MB")},
         )
@@ -198,6 +205,40 @@ def espeak(questions: int) -> None:
     told("sidecars of one and two workers", equal=str(made[0] == made[1]))
 
 
+def book(verdicts: int) -> None:
+    """What it takes to read the verdicts of a pool and look all of them up."""
+    with tempfile.TemporaryDirectory() as name:
+        store = open_store(name)
+        clips = [digest(str(number).encode())[:32] for number in range(verdicts)]
+        for number, begin in enumerate(range(0, verdicts, SEGMENT), 1):
+            mine = clips[begin : begin + SEGMENT]
+            row = {"voice": "anna", "engine": "gptsovits", "language": "en", "seeds": 1, "samples": 80_000}
+            row |= {"rate": 32_000, "samples16": 40_000, "tar": f"clips/p/{begin:016x}.tar", "size": 70_000}
+            rows = [
+                {
+                    **row,
+                    "clip": clip,
+                    "spoken": ENGLISH[(begin + at) % 100_000],
+                    "offset": at << 17,
+                    "checksum": begin + at,
+                }
+                for at, clip in enumerate(mine)
+            ]
+            data = to_parquet(pa.Table.from_pylist(rows, VERDICTS))
+            store.create(f"verdicts/p/{number:08d}.parquet", data)
+        with measured() as reading:
+            known = Book(store, "p")
+            known.refresh()
+        with measured() as finding:
+            found = known.find(names_of(clips))
+        assert (found == range(verdicts)).all()
+        told(
+            f"book, {verdicts:,} verdicts",
+            **{"read, s": reading["wall"], "read, CPU s": reading["cpu"], "looked up, CPU s": finding["cpu"]},
+            MB=finding["MB"] - reading["MB before"],
+        )
+
+
 def parts() -> None:
     """What is reported apart: CPU-ms of a clip of 2.5 s at 32 kHz, and of a question."""
     wave = Wave(speech("What?", 2.2, 32_000), 32_000)
@@ -218,13 +259,15 @@ def parts() -> None:
 
 def main() -> None:
     wanted = argparse.ArgumentParser()
-    wanted.add_argument("part", nargs="?", choices=("served", "espeak", "parts"))
+    wanted.add_argument("part", nargs="?", choices=("served", "espeak", "book", "parts"))
     wanted.add_argument("--questions", type=int, default=2000)
     wanted.add_argument("--delay", type=float, default=0.05)
     wanted.add_argument("--seconds", type=float, default=2.5)
     given = wanted.parse_args()
     if given.part in (None, "parts"):
         parts()
+    if given.part in (None, "book"):
+        book(50 * given.questions)
     if given.part in (None, "espeak"):
         espeak(given.questions)
     if given.part in (None, "served"):

@@ -59,6 +59,24 @@ def names_of(clips: Iterable[str]) -> Names:
     return np.frombuffer(bytes.fromhex("".join(clips)), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
+def names_in(clips: pa.ChunkedArray | pa.Array) -> Names:
+    """The same of a column of names without nulls, which are never made strings."""
+    chunks = clips.chunks if isinstance(clips, pa.ChunkedArray) else [clips]
+    parts = [np.empty((0, 2), np.uint64)]
+    for chunk in chunks:
+        if len(chunk):
+            digits = memoryview(chunk.buffers()[2])[32 * chunk.offset : 32 * (chunk.offset + len(chunk))]
+            parts.append(names_of([bytes(digits).decode()]))
+    return np.concatenate(parts)
+
+
+def clips_of(names: Names) -> pa.Array:
+    """Names as they are written: 32 hex digits each."""
+    digits = names.astype(">u8").tobytes().hex().encode()
+    offsets = 32 * np.arange(len(names) + 1, dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(names), [None, pa.py_buffer(offsets), pa.py_buffer(digits)])
+
+
 # --- verdicts -------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +139,7 @@ def _verdicts(store: Store, path: str) -> pa.Table:
 
 def _index(table: pa.Table) -> tuple[Names, Rows, int]:
     """Names in order with the rows that hold, and how many names at most share their first half."""
-    names, rows = names_of(table["clip"].to_pylist()), np.flatnonzero(~_void(table))
+    names, rows = names_in(table["clip"]), np.flatnonzero(~_void(table))
     names = names[rows]
     order = np.lexsort((names[:, 1], names[:, 0]))  # stable: of equal names the first written comes first
     names, rows = names[order], rows[order]

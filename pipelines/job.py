@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tarsia.builders.clips import ORDERS, Book
+from tarsia.builders.clips import ORDERS, Book, names_in
 from tarsia.builders.lake import Lake
 from tarsia.builders.phrases import get_phrases, phrase
 from tarsia.builders.speech import SPOKEN_RULES
@@ -74,9 +75,12 @@ class Job:
 
     def _sorted(self, orders: pa.Table) -> pa.Table:
         """Each clip once, by engine and voice and then in draw order: what a sidecar gathers was sealed together."""
-        clips = orders["clip"].to_pylist()
-        first = dict(zip(reversed(clips), range(len(clips) - 1, -1, -1), strict=True))
-        keep = np.array(sorted(row for clip, row in first.items() if clip not in self.pending), np.int64)
+        if self.pending:
+            orders = orders.filter(pc.invert(pc.is_in(orders["clip"], pa.array(list(self.pending)))))
+        names = names_in(orders["clip"])
+        again = np.lexsort((names[:, 1], names[:, 0]))  # stable: of equal names the first comes first
+        names = names[again]
+        keep = np.sort(again[np.append(True, (names[1:] != names[:-1]).any(axis=1))[: len(again)]])
         voices = orders["voice"].to_numpy()[keep]
         engines = np.unique([voice.engine for voice in self.pool.voices], return_inverse=True)[1]
         return orders.take(pa.array(keep[np.lexsort((voices, engines[voices]))]))

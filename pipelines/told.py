@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tarsia.builders.clips import ORDERS, Book, Names, names_of
+from tarsia.builders.clips import ORDERS, Book, Names, clips_of, names_in, names_of
 from tarsia.builders.speech import SPOKEN_RULES
 from tarsia.manifests.cast import cast, identities
 from tarsia.manifests.decide import Bools, Corpus, questions_of, said_of
@@ -24,6 +24,7 @@ from tarsia.schemas.shard import Shard
 from tarsia.schemas.voice import VERDICTS, Part, clip_name
 
 UNDECIDED, ACCEPTED = -2, -1  # else the number of a reason
+_MANY = 1 << 16  # names that are made at one go
 
 
 class Share(Model):
@@ -130,12 +131,19 @@ class Told:
         """Gives questions their voices, and their clips a name."""
         voices = self.cast(at)
         who = [part.identity for part in self.parts]
-        texts = spoken.to_pylist()
-        names = names_of(clip_name(who[voice], text) for voice, text in zip(voices.tolist(), texts, strict=True))
+        names = [
+            names_of(
+                clip_name(who[voice], text.as_py())
+                for voice, text in zip(
+                    voices[begin : begin + _MANY].tolist(), spoken[begin : begin + _MANY], strict=True
+                )
+            )
+            for begin in range(0, len(at), _MANY)
+        ]
         named = np.concatenate([self.named, at])
         order = np.argsort(named, kind="stable")
         self.named = named[order]
-        self._names = np.concatenate([self._names, names])[order]
+        self._names = np.concatenate([self._names, *names])[order]
         self._voices = np.concatenate([self._voices, voices])[order]
         self._spoken = pa.concat_arrays([self._spoken, spoken]).take(pa.array(order))
 
@@ -163,10 +171,9 @@ class Told:
             ORDERS,
         )
 
-    def clips(self, at: Rows) -> list[str]:
+    def clips(self, at: Rows) -> pa.Array:
         """The names of the clips of named questions."""
-        digits = self._names[np.searchsorted(self.named, at)].astype(">u8").tobytes().hex()
-        return [digits[begin : begin + 32] for begin in range(0, len(digits), 32)]
+        return clips_of(self._names[np.searchsorted(self.named, at)])
 
     # --- from verdicts to sidecars
 
@@ -180,7 +187,7 @@ class Told:
     def settle(self, book: Book) -> int:
         """Looks up what the sidecars have taken; how many questions are open again, their verdicts being gone."""
         at, clips = self._earlier
-        rows = book.find(names_of(clips.to_pylist()))
+        rows = book.find(names_in(clips))
         lost = at[rows < 0]
         self._row[at] = rows
         self.code[lost] = UNDECIDED
@@ -231,7 +238,11 @@ class Walk:
         codes = told.code[self.at]
         chosen = self.at[heard(codes == ACCEPTED, codes == UNDECIDED, self.quota)[0]]
         named = due[np.isin(due, told.named)]
-        waiting = [(at, pending[clip]) for at, clip in zip(named, told.clips(named), strict=True) if clip in pending]
+        waiting = [
+            (at, pending[clip])
+            for at, clip in zip(named, told.clips(named).to_pylist(), strict=True)
+            if clip in pending
+        ]
         refused = Counter(told.reasons[code] for code in codes[codes >= 0].tolist())
         questions = told.corpus.questions[self._rows].astype(np.int64)
         every = {
