@@ -9,9 +9,10 @@ verdicts: what a stopped task has sealed is known to the next, which asks for th
 speaks, on texts of our own; what it sounds like is published, once and for all, and every clip is judged by that.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -35,6 +36,7 @@ from tarsia.schemas.voice import Pool, Voice
 LEASE = 600.0  # s for which a task holds its endpoints; then it takes no more orders
 LANE = 4  # endpoints of a task, at least: where one fails an order, others are there to try it
 LANE_ORDERS = 256  # orders of a task, at least: fewer are not worth a process
+SWITCH = 0.0005  # s
 _AHEAD = 4096  # orders that are compared with what was sealed meanwhile at one go
 _SILENCE = Wave(np.zeros(0, np.int16), 16_000)
 
@@ -114,9 +116,8 @@ class Converse:
                 yield order.clip, request
 
         rates = {name: one.rate for name, one in measured.items()}
-        with Sealer(store, pool.name) as sealer, Fleet(
-            self.endpoints, engine, told, rates=rates, pause=self.pause
-        ) as fleet:  # fmt: skip
+        fleet = Fleet(self.endpoints, engine, told, rates=rates, pause=self.pause)
+        with _lively(), Sealer(store, pool.name) as sealer, fleet:
             try:
                 for clip, speech, seeds in fleet.speak(requests()):
                     order = asked.pop(clip)
@@ -136,6 +137,20 @@ class Converse:
         while ahead := list(islice(orders, _AHEAD)):
             found = known.find(names_of(order.clip for order in ahead))
             yield from (order for order, row in zip(ahead, found, strict=True) if row < 0)
+
+
+@contextmanager
+def _lively() -> Iterator[None]:
+    """Threads wait for each other no longer than half a millisecond: a server whose answer is not taken is idle.
+
+    Eight servers of 50 ms on a busy machine gave 0.91 of what bare loops got of them, and 0.76 with Python's 5 ms.
+    """
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def fields(voices: dict[str, Tally]) -> dict[str, Any]:
