@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, Full, Queue
 from threading import Thread
 from typing import Any, NamedTuple, Self, cast
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find, is_served
 from tarsia.schemas.errors import Corrupt, Exists, Refused
-from tarsia.schemas.identity import checksum, digest
+from tarsia.schemas.identity import checksum
 from tarsia.schemas.voice import VERDICTS, Pool, Voice
 
 SEGMENT = 512  # clips of one segment, and of one task of an embedded voice
@@ -361,7 +362,7 @@ def put_orders(store: Store, pool: Pool, orders: pa.Table) -> Script:
     table = orders.replace_schema_metadata({"pool": pool.model_dump_json()})
     pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
     data = sink.getvalue()
-    path = f"work/speak/{pool.name}/{digest(data)[:16]}.parquet"
+    path = f"work/speak/{pool.name}/{uuid4().hex}.parquet"  # of this job alone, which removes it
     store.replace(path, data)
     return Script(path, pool.name)
 

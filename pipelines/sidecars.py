@@ -8,6 +8,7 @@ bytes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,7 @@ def write_sidecars(
 ) -> list[tuple[Shard, ...]]:
     """The sidecars of each corpus, written where they stand not yet."""
     tasks: list[Sidecar] = []
+    folder = f"work/speech/{pool}/{uuid4().hex}"  # of this job alone, which removes it
     shards: list[list[Shard | int]] = []
     for corpus, decisions in every:
         standing, mine = _standing(corpus), list[Shard | int]()
@@ -111,7 +113,7 @@ def write_sidecars(
                 mine.append(same)
             else:
                 mine.append(len(tasks))
-                tasks.append(_task(corpus, decisions, leaf, rows, pool, lake))
+                tasks.append(_task(corpus, decisions, leaf, rows, pool, lake, folder))
         shards.append(mine)
     if tasks:
         results = finish(tasks, workers, Progress("sidecars", "shards", quiet=quiet))
@@ -142,7 +144,7 @@ def _unchanged(
     return shard if same else None
 
 
-def _task(corpus: Corpus, decisions: Decisions, leaf: Leaf, rows: Rows, pool: str, lake: Lake) -> Sidecar:
+def _task(corpus: Corpus, decisions: Decisions, leaf: Leaf, rows: Rows, pool: str, lake: Lake, folder: str) -> Sidecar:
     """The task of a leaf, its table stored."""
     begin, end = np.searchsorted(decisions.rows, [rows[leaf.begin], rows[leaf.end - 1] + 1])
     whose = pa.array(decisions.rows[begin:end])
@@ -156,5 +158,5 @@ def _task(corpus: Corpus, decisions: Decisions, leaf: Leaf, rows: Rows, pool: st
     )
     name = corpus.state.corpus.name
     inputs = digest_of([FORMAT, pool, leaf.name, rows_digest(table)])[:16]
-    stored = put_table(lake.store, f"work/speech/{pool}/{name}/{leaf.name}", table)
+    stored = put_table(lake.store, f"{folder}/{name}/{leaf.name}", table)
     return Sidecar(lake.url, pool, name, leaf.name, stored, f"commits/speech/{pool}/{name}/{leaf.name}-{inputs}.json")
