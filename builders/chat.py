@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from enum import Enum
 
+from tarsia.builders.speech import parts
 from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN, Tokenizer
 from tarsia.schemas.sample import AUDIO, IMAGE, PLACEHOLDER, VIDEO, Turn
 
@@ -89,8 +90,9 @@ _CLINGING = ("性", "能", "력")
 
 
 def heard_text(text: str) -> str:
-    """The text of a question that is heard: its media, then the audio that replaces its words."""
-    return "".join(PLACEHOLDER.findall(text)) + AUDIO
+    """The text of a question that is heard: its media, the audio that replaces its words, and what stays written."""
+    _, form = parts(text)
+    return "".join(PLACEHOLDER.findall(text)) + AUDIO + (f"\n{form}" if form else "")
 
 
 def _laid_out(text: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import turn_tokens
-from tarsia.builders.speech import unspeakable
+from tarsia.builders.speech import SPEAKABLE_RULES, unspeakable
 from tarsia.builders.tokens import Tokenizer, audio_tokens, frame_positions, tiles
 from tarsia.schemas.errors import BadRecipe
 from tarsia.schemas.identity import digest_of
@@ -38,7 +38,7 @@ INDEX_COLUMNS = ("key", "language", "images", "audios", "videos")
 def settings_digest(context: Context) -> str:
     """The identity of everything that costs depend on, 16 hex digits."""
     fields = context.model_dump(mode="json", exclude={"tokens"})
-    return digest_of([FORMAT, fields])[:16]
+    return digest_of([FORMAT, SPEAKABLE_RULES, fields])[:16]
 
 
 def count(index: pa.Table, text: pa.Table, context: Context, tokenizer: Tokenizer) -> pa.Table:

@@ -235,7 +235,7 @@ def _orders(corpus: Corpus, due: Sequence[tuple[int, int]], caster: _Caster, lak
         said = texts[number][row - int(firsts[number])].as_py()
         question = [part["value"] for part in said if part["from"] == "human"][turn]
         voice = caster.cast(int(draws[row]), turn, languages[row].as_py())
-        spoken = spoken_form(question)
+        spoken = spoken_form(question, languages[row].as_py())
         yield Order(caster.clip(voice, spoken), voice, spoken)
 
 
