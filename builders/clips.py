@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 
 from tarsia.builders.audio import encode_flac, resampled_length
+from tarsia.builders.hearing import listener
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find
 from tarsia.schemas.errors import Exists, Refused
-from tarsia.schemas.voice import VERDICTS, Voice
+from tarsia.schemas.voice import VERDICTS, Check, Voice
 
 SEGMENT = 64  # clips of one segment: what a killed worker can lose
 SECONDS_LEAST, SECONDS_MOST = 0.4, 30.0  # VITA's tools drop speech beyond 30 s; under 0.4 s nothing was said
@@ -39,18 +40,21 @@ def verdicts(store: Store, pool: str) -> dict[str, dict[str, Any]]:
     return known
 
 
-def speak_all(store: Store, pool: str, orders: Iterable[Order]) -> int:
+def speak_all(store: Store, pool: str, orders: Iterable[Order], *, check: Check | None = None) -> int:
     """Asks embedded voices, and seals what came of it as one segment. The number of clips accepted."""
-    return seal(store, pool, ((order, _ask(order), 1) for order in orders))
+    return seal(store, pool, ((order, _ask(order, check), 1) for order in orders))
 
 
-def _ask(order: Order) -> Wave | Refused:
+def _ask(order: Order, check: Check | None) -> Wave | Refused:
     voice = order.voice
     engine = cast(Engine, find(voice.engine, f"voice '{voice.name}'"))
     try:
-        return accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+        wave = accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+        if check:
+            listener(check).listen(wave, order.spoken, voice.language)
     except Refused as error:
         return error
+    return wave
 
 
 def seal(store: Store, pool: str, decided: Iterable[tuple[Order, Wave | Refused, int]]) -> int:

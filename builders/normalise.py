@@ -26,17 +26,27 @@ _Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 def rules() -> str:
     """What the spoken form of a text depends on: our rules and the version of wetext."""
     try:
-        return f"tarsia {RULES}, wetext {installed('wetext')}"
+        return f"{RULES}-wetext-{installed('wetext')}"
     except PackageNotFoundError:
-        return f"tarsia {RULES}, no wetext"
+        return f"{RULES}-no-wetext"
 
 
 def normalise(text: str, language: str) -> str:
     """The text as it is said in `en` or `zh`, on one line; `MissingExtra` where wetext is not installed."""
     _wetext()
-    text = _plain(text)
-    rules = _ENGLISH if language == "en" else _MANDARIN
-    for pattern, said in rules:
+    for _ in range(_PASSES):
+        text, before = _once(text, language), text
+        if text == before:
+            break
+    return text
+
+
+_PASSES = 4  # the second changes nothing but where one sign, left out, has joined others
+
+
+def _once(text: str, language: str) -> str:
+    text = _plain(_VULGAR.sub(" and " if language == "en" else "又", text))
+    for pattern, said in _ENGLISH if language == "en" else _MANDARIN:
         text = pattern.sub(said, text)
     return _tidy(text, language)
 
@@ -48,9 +58,12 @@ def _plain(text: str) -> str:
     return text.translate(_ONE_KIND)
 
 
+_VULGAR = re.compile(r"(?<=\d)\s?(?=[¼-¾⅐-⅞])")  # as in 2½
 _POWERS = re.compile("[⁰¹²³⁴-⁹]")
 _KEPT = frozenset("，。？！：；、…—（）～")
-_ONE_KIND = str.maketrans({"’": "'", "‘": "'", "⁄": "/", "−": "-", "–": "-", "‐": "-", "‑": "-", "∶": ":", "〜": "~", "～": "~"})
+_ONE_KIND = str.maketrans(
+    {"’": "'", "‘": "'", "⁄": "/", "−": "-", "–": "-", "‐": "-", "‑": "-", "∶": ":", "〜": "~", "～": "~"}
+)
 
 
 def _tidy(text: str, language: str) -> str:
@@ -59,11 +72,11 @@ def _tidy(text: str, language: str) -> str:
         text = text.replace(sign, word)
     text = "".join(char if _sayable(char) else " " for char in text)
     text = re.sub(r"(?<![A-Za-z])'|'(?![A-Za-z])", " ", text)  # quotes, not apostrophes
-    text = re.sub(r"\s*(?:\.{2,}|…+)\s*(?=\S)", "，" if language == "zh" else ", ", text)
-    text = re.sub(r"\s*(?:\.{2,}|…+)\s*$", "。" if language == "zh" else ".", text)
     text = re.sub(r"(?<=\w)\s+-+\s+(?=\w)", "，" if language == "zh" else ", ", text)
     text = re.sub(r"(?<![A-Za-z])-+|-+(?![A-Za-z])", " ", text)
-    text = re.sub(r"\s+(?=[,.?!:;，。？！：；、])", "", " ".join(text.split()))
+    text = re.sub(r"\s+(?=[,.?!:;，。？！：；、…])", "", " ".join(text.split()))
+    text = re.sub(r"\s*(?:\.{2,}|…+)\s*(?=\S)", "，" if language == "zh" else ", ", text)
+    text = re.sub(r"\s*(?:\.{2,}|…+)\s*$", "。" if language == "zh" else ".", text)
     text = re.sub(r"(?<=[㐀-鿿豈-﫿，。？！：；、])\s+|\s+(?=[㐀-鿿豈-﫿])", "", text) if language == "zh" else text
     text = re.sub(r"([,，;；:：、])(?:[,，;；:：、]\s*)+", r"\1 " if language == "en" else r"\1", text)
     return re.sub(r"[,，;；:：、]\s*(?=[.?!。？！])", "", text).strip(" ,，;；、-")
@@ -107,13 +120,45 @@ def _read(text: str, language: str) -> str:
             return text
 
 
+def simplified(text: str) -> str:
+    """Traditional characters made simple, as recognisers may write either."""
+    with _ALONE:
+        return str(_simplifier().normalize(text)) if text else text
+
+
+@cache
+def _simplifier() -> Any:
+    _wetext()
+    from wetext import Normalizer
+
+    return Normalizer(lang="zh", operator="tn", traditional_to_simple=True)
+
+
 # --- English --------------------------------------------------------------------------------------------------------
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _THOUSANDS = ("", " thousand", " million", " billion", " trillion")
 _ODD_ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
                  "nine": "ninth", "twelve": "twelfth"}  # fmt: skip
@@ -198,10 +243,25 @@ _COINS = {"$": ("dollar", "dollars"), "US$": ("dollar", "dollars"), "HK$": ("Hon
 _MONTHS = {
     month[:3]: month
     for month in (
-        "January February March April May June July August September October November December".split()
+        [
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
+        ]
     )
 }
-_MONTH = r"(?P<month>(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)(?![a-z])\.?|" + "|".join(_MONTHS.values()) + ")"
+_MONTH = (
+    r"(?P<month>(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)(?![a-z])\.?|" + "|".join(_MONTHS.values()) + ")"
+)
 _AMOUNT = r"\d+(?:\.\d+)?"
 
 
@@ -283,6 +343,7 @@ def _english(pattern: str, said: str | Callable[[re.Match[str]], str]) -> _Rule:
     return re.compile(pattern), said
 
 
+_AREAS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet", "yd": "yards"}
 _COUNT = "\u2061"  # before a number that is no year, since it was written with a comma
 
 _ENGLISH: tuple[_Rule, ...] = (
@@ -310,6 +371,7 @@ _ENGLISH: tuple[_Rule, ...] = (
         r"(?<![\w-])(?:\+?\d{1,3}[- ])?(?:\(?\d{3}\)?[- ]\s?)?\d{3}-\d{4}(?![\w-])|(?<![\w.])\+\d[\d -]{6,}\d\b",
         lambda found: digits(found[0]) if _telephone(found) else found[0],
     ),
+    _english(r"(?i)(?<=\bcall )\d{3,5}\b|(?<=\bdial )\d{3,5}\b", lambda found: digits(found[0])),
     # money
     _english(
         rf"(?i)(?P<sign>(?:US|HK)?\$|[£€¥])\s?(?P<amount>{_AMOUNT})(?:\s?(?:-|to)\s?[$£€¥]?(?P<to>{_AMOUNT}))?"
@@ -344,6 +406,7 @@ _ENGLISH: tuple[_Rule, ...] = (
         lambda found: f"{year(int(found[1]))} to {year(int(found[2]))}",
     ),
     _english(r"\b(1[1-9]\d\d|20\d\d)-(\d\d)\b", lambda found: f"{year(int(found[1]))} to {year(int(found[2]))}"),
+    _english(r"\b\d{1,2}:[0-5]\d:[0-5]\d\b", lambda found: _read(found[0], "en")),
     _english(r"(?<=:\d\d)\s?(?:-|~)\s?(?=\d)", " to "),
     _english(
         r"\b(?P<hour>[01]?\d|2[0-4])(?::(?P<minute>[0-5]\d))?\s?(?P<half>[ap]\.m\.|[AP]\.M\.|[ap]m\b|[AP]M\b)", _clock
@@ -359,6 +422,10 @@ _ENGLISH: tuple[_Rule, ...] = (
     _english(r"(?<=\d)\s?[x×](?=\d)|(?<=\dp)\s?[x×]\s?(?=\d)", " by "),
     _english(r"(?<=\d)\s[x×*]\s(?=\d)|(?<=\d)\*(?=\d)|(?<=\w)\s\*\s(?=\w)", " times "),
     _english(r"(?<=\d)x\b(?=\s(?:faster|more|larger|bigger|as|the|better|higher|smaller))", " times"),
+    _english(
+        rf"({_AMOUNT})\s?(km|m|cm|mm|ft|yd)\^([23])\b",
+        lambda found: f"{_number(found[1])} {'square' if found[3] == '2' else 'cubic'} {_AREAS[found[2]]}",
+    ),
     _english(r"(?<=[\w)])\^2\b", " squared "),
     _english(r"(?<=[\w)])\^3\b", " cubed "),
     _english(r"\^(?=\d)", " to the power of "),
@@ -366,7 +433,7 @@ _ENGLISH: tuple[_Rule, ...] = (
     _english(r"~\s?(?=\d)", "about "),
     _english(rf"(?<![\w.-])({_AMOUNT})\s?%?\s?(?:-|~|to)\s?({_AMOUNT})\s?%", r"\1 to \2 percent"),
     _english(rf"(?<![\w.=+*/-])(?<![=+*/-] )({_AMOUNT})-({_COUNT}?{_AMOUNT})(?=[\s,.?!;:°]|$|[a-z])", r"\1 to \2"),
-    _english(rf"(?<=\d)(?:\s-\s|-)(?=\d)|(?<=\w)\s-\s(?=\d)|(?<=\d)\s-\s(?=\w)", " minus "),
+    _english(r"(?<=\d)(?:\s-\s|-)(?=\d)|(?<=\w)\s-\s(?=\d)|(?<=\d)\s-\s(?=\w)", " minus "),
     _english(rf"(?:(?<=[\s,=])|(?<=^))-(?={_AMOUNT})", "minus "),
     _english(r"(?<=[A-Za-z])-(?=\d)", " "),
     # measures
@@ -393,7 +460,7 @@ _ENGLISH: tuple[_Rule, ...] = (
 
 
 def _measure(amount: str, unit: str) -> str:
-    """wetext knows the units, and reads the numbers before them as we do not: `ten hundred`."""
+    """Wetext knows the units, and reads the numbers before them as we do not: `ten hundred`."""
     said = _read(f"{'1' if amount == '1' else '2'} {unit}", "en")
     head, _, words = said.partition(" ")
     return f"{_number(amount)} {words if head in {'one', 'two'} else unit}"
@@ -457,7 +524,7 @@ def _percent_range(found: re.Match[str]) -> str:
 
 
 def _wetext_reads(found: re.Match[str]) -> str:
-    """wetext is given a clause, since its readings depend on what stands beside a number."""
+    """Wetext is given a clause, since its readings depend on what stands beside a number."""
     return _read(found[0], "zh") if re.search(r"\d", found[0]) else found[0]
 
 
@@ -487,9 +554,10 @@ _MANDARIN: tuple[_Rule, ...] = (
     _mandarin(r"#\s?(?=\d)", ""),
     _mandarin(r"[￥¥](\d[\d.]*)\s?(?=元|块)", r"\1"),
     _mandarin(r"[￥¥](\d[\d.]*)(?P<scale>[万亿]?)", r"\1\g<scale>元"),
+    _mandarin(r"HK\$\s?(\d[\d.]*)([万亿]?)", r"\1\2港元"),
     _mandarin(r"(?:US)?\$\s?(\d[\d.]*)(?P<scale>[万亿]?)", r"\1\g<scale>美元"),
-    _mandarin(r"HK\$\s?(\d[\d.]*)", r"\1港元"),
-    _mandarin(r"£\s?(\d[\d.]*)", r"\1英镑"),
+    _mandarin(r"£\s?(\d[\d.]*)([万亿]?)", r"\1\2英镑"),
+    _mandarin(r"(?<!\d)2(?=点(?:半|钟|整|左右|多|前|后|到|\d\d))", "两"),
     _mandarin(r"€\s?(\d[\d.]*)|(\d[\d.]*)\s?€", lambda found: f"{found[1] or found[2]}欧元"),
     _mandarin(r"(\d)st\b|(\d)nd\b|(\d)rd\b|(\d+)th\b", lambda found: f"第{numeral(int(found[0][:-2]))}"),
     _mandarin(_DAYS, lambda found: _han_digits(found[1]) + _han_digits(found[2])),
@@ -539,5 +607,5 @@ _MANDARIN: tuple[_Rule, ...] = (
     _mandarin(r"(\d)\s(?=(?:km|cm|mm|kg|mg|g|m|ml|s|min|h)\b)", r"\1"),
     _mandarin(r"[^，。？！；\n]+", _wetext_reads),
     _mandarin(r"\d+", lambda found: _han_digits(found[0])),
-    _mandarin(r"(?<=[一-鿿])\.(?=[一-鿿])", "点"),
+    _mandarin(r"(?<=[零一二三四五六七八九十百千])\.(?=[零一二三四五六七八九])", "点"),
 )  # fmt: skip

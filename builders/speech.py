@@ -13,7 +13,7 @@ from tarsia.builders.normalise import normalise, rules
 from tarsia.schemas.sample import AUDIO, PLACEHOLDER
 
 SPEAKABLE_RULES = 2  # another number where another question can be spoken, or another part of one stays written
-SPOKEN_RULES = f"speech {SPEAKABLE_RULES}, {rules()}"  # what every spoken form depends on
+SPOKEN_RULES = f"{SPEAKABLE_RULES}-{rules()}"  # what every spoken form depends on; fit for a path
 HANZI_MOST, WORDS_MOST, LETTERS_MOST = 60, 40, 260  # about 20 seconds of speech; a digit counts as a hanzi or 4 letters
 
 HANZI = re.compile(r"[㐀-鿿豈-﫿]")
@@ -40,14 +40,19 @@ _REASONS: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"[)）]\s*[-+*/×÷=]|[+*/×÷=]\s*[（(]|\d[（(]|\b[a-zA-Z][（(][\w,]+[)）]"
         ),
     ),
-    ("options", re.compile(r"(?:^|\s|[（(])[A-Da-d][.):、．）]\s?\S.*(?:^|\s|[（(])[B-Eb-e][.):、．）]", re.DOTALL)),
+    (
+        "options",
+        re.compile(r"(?:^|[\s（(，。？：；])[A-Da-d][.):、．）]\s?\S.*(?:^|\s|[（(])[B-Eb-e][.):、．）]", re.DOTALL),
+    ),
     ("emoji", re.compile("[\U0001f000-\U0001faff☀-➿\ufe0f]")),
     ("digits", re.compile(r"\d{13,}")),
 )
 _STOPS = tuple(",.?!:;，。？！：；、…")
 _ITEM = re.compile(r"\s*(?:[-*•|#]+|\d+[.)、])\s")
 _INSIDE = re.compile(r"[^\s.?!。？！:：;；>][ \t]*<(?:image|video)>[ \t]*[^\s<.?!。？！,，;；:：]")
-_FOREIGN = re.compile(r"[\u0370-\u03bf\u03c1-\u1cff\u3040-\u312f\u3130-\u318f\uac00-\ud7af\ufb50-\ufdff\ufe70-\ufefc]")  # but π
+_FOREIGN = re.compile(
+    r"[\u0370-\u03bf\u03c1-\u1cff\u3040-\u312f\u3130-\u318f\uac00-\ud7af\ufb50-\ufdff\ufe70-\ufefc]"
+)  # but π
 
 
 def unspeakable(text: str, language: str) -> str | None:

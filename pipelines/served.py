@@ -19,6 +19,7 @@ from tarsia.builders.endpoints import Unwell
 from tarsia.builders.evidence import CALIBRATION_LEAST, Calibration, calibrate, judge, sound_of
 from tarsia.builders.fleet import Fleet
 from tarsia.builders.fleet import pause as usual_pause
+from tarsia.builders.hearing import listener
 from tarsia.builders.storage import Store
 from tarsia.builders.voices import Wave, find, is_served
 from tarsia.pipelines.progress import Progress
@@ -125,7 +126,8 @@ class Studio:
                         self._read(voice)
             rates = {name: calibration.rate for name, calibration in self._calibrations.items()}
             urls, module = self._pool.endpoints[engine], self._engines[engine]
-            self._fleets[engine] = Fleet(urls, module, self._judge, rates=rates, pause=self._pause)
+            listen = self._listen if self._pool.check else None
+            self._fleets[engine] = Fleet(urls, module, self._judge, listen=listen, rates=rates, pause=self._pause)
         return self._fleets[engine]
 
     def _judge(self, request: Any, wave: Wave) -> None:
@@ -136,6 +138,11 @@ class Studio:
         else:
             sound_of(wave)
         accept(wave)
+
+    def _listen(self, request: Any, wave: Wave) -> None:
+        assert self._pool.check
+        language = next(voice.language for voice in self._pool.voices if voice.name == request.voice)
+        listener(self._pool.check).listen(wave, request.text, language)
 
     def _path(self, voice: Voice) -> str:
         identity = voice.identity(self._engines[voice.engine].version())

@@ -21,6 +21,7 @@ import pyarrow as pa
 from tarsia.builders.clips import SEGMENT, Order, clip_bytes, speak_all, verdicts
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.fleet import pause as usual_pause
+from tarsia.builders.hearing import settle
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
 from tarsia.builders.speech import spoken_form
@@ -41,7 +42,7 @@ from tarsia.schemas.lake import FORMAT, Snapshot, SpeechState
 from tarsia.schemas.model import Model
 from tarsia.schemas.recipe import Recipe
 from tarsia.schemas.shard import SPEECH, TEXT, Shard, leaves
-from tarsia.schemas.voice import Pool, Voice, clip_name
+from tarsia.schemas.voice import Check, Pool, Voice, clip_name
 
 
 class Spoken(Model):
@@ -80,6 +81,7 @@ def speak(
     if not wanted:
         return []
     studio = Studio(lake.store, pool, pause=pause, quiet=quiet)  # tells what is wrong with the pool before all work
+    settle(lake.store, pool)
     wanted_recipe = recipe.model_copy(update={"stages": wanted})
     corpora = load(snapshot, lake, wanted_recipe, workers, voices=pool.name, quiet=quiet)
     walks = [
@@ -98,12 +100,12 @@ def speak(
             served = [order for order in ordered if studio.serves(order.voice) and order.clip not in pending]
             embedded = [order for order in ordered if not studio.serves(order.voice)]
             tasks = [
-                Speak(lake.url, pool.name, tuple(embedded[begin : begin + SEGMENT]))
+                Speak(lake.url, pool.name, tuple(embedded[begin : begin + SEGMENT]), pool.check)
                 for begin in range(0, len(embedded), SEGMENT)
             ]
-            if tasks:
-                finish(tasks, workers, Progress("speak", f"segments of {SEGMENT} clips", quiet=quiet))
             try:
+                if tasks:
+                    finish(tasks, workers, Progress("speak", f"segments of {SEGMENT} clips", quiet=quiet))
                 pending |= studio.speak(served) if served else {}
             except (Unwell, BadVoices) as error:
                 stopped = error
@@ -246,6 +248,7 @@ class Speak:
     lake: str
     pool: str
     orders: tuple[Order, ...]
+    check: Check | None = None
 
     @property
     def record(self) -> str:
@@ -254,7 +257,10 @@ class Speak:
 
     def run(self) -> Any:
         """How many of how many were accepted."""
-        return {"asked": len(self.orders), "accepted": speak_all(open_store(self.lake), self.pool, self.orders)}
+        return {
+            "asked": len(self.orders),
+            "accepted": speak_all(open_store(self.lake), self.pool, self.orders, check=self.check),
+        }
 
 
 # --- sidecars -------------------------------------------------------------------------------------------------------
