@@ -91,7 +91,8 @@ class Fleet(Generic[R]):
     """Endpoints of one engine. `judge` raises `Refused` for speech that is not the text. Use as a context manager.
 
     `listen` does so too, and may take its time: it is called in threads of its own, while the endpoints go on. Where it
-    raises `Unwell`, whoever listens is not there: the run ends, and what it had not yielded is pending. `rates` are the sample rates of voices that are known, in Hz, as from their calibrations.
+    raises `Unwell`, whoever listens is not there: the run ends, and what it had not yielded is pending.
+    `rates` are the sample rates of voices that are known, in Hz, as from their calibrations.
     """
 
     def __init__(

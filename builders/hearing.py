@@ -1,8 +1,8 @@
 """Whether a clip says its text: a recogniser writes down what it hears, and the two are compared in words.
 
-Both sides are normalised (numbers in words, lower case, no marks; in Mandarin traditional characters made simple, 两 and
-幺 counted as 二 and 一), so that only sounds can differ. English is counted in words, Mandarin in characters: misheard,
-missing and added ones, of those that the text has. A clip above the limit is refused as `misheard`.
+Both sides are normalised (numbers in words, lower case, no marks; in Mandarin traditional characters made simple, 两
+and 幺 counted as 二 and 一), so that only sounds can differ. English is counted in words, Mandarin in characters:
+misheard, missing and added ones, of those that the text has. A clip above the limit is refused as `misheard`.
 
 A check is no part of a voice's identity, for the clip sounds the same whoever listens. It is part of a pool: the first
 run in a lake settles how the pool's clips are checked, and later runs must check alike, or be another pool.
@@ -10,11 +10,13 @@ run in a lake settles how the pool's clips are checked, and later runs must chec
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from tarsia.builders.fleet import pause as usual_pause
-from tarsia.builders.normalise import normalise, simplified
+from tarsia.builders.normalise import normalise
 from tarsia.builders.recognisers import find
+from tarsia.builders.spelling import simplified
 from tarsia.builders.storage import Store
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices, Exists, NotThere, Refused
@@ -95,10 +97,8 @@ def settle(store: Store, pool: Pool) -> None:
     if pool.check is not None:
         listener(pool.check)  # tells what is wrong with it before all work
         if not _stands(store, path) and not next(iter(store.list(f"verdicts/{pool.name}")), None):
-            try:
+            with suppress(Exists):
                 store.create(path, mine)
-            except Exists:
-                pass
     theirs = store.read(path) if _stands(store, path) else b""
     if mine != theirs:
         said = [page.decode() if page else "no check" for page in (theirs, mine)]

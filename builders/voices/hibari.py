@@ -1,10 +1,10 @@
 """Hibari inside the process: English, a small neural voice on one CPU thread, far more natural than eSpeak's.
 
-Model, lexicon and letter-to-sound rules are inside the wheel (`tarsia[hibari]`, 14 MB, Apache-2.0; the voice is distilled
-from Kokoro-82M's af_heart, Apache-2.0 too), so nothing is downloaded. Options of a voice:
+Model, lexicon and letter-to-sound rules are inside the wheel (`tarsia[hibari]`, 14 MB, Apache-2.0; the voice is
+distilled from Kokoro-82M's af_heart, Apache-2.0 too), so nothing is downloaded. Options of a voice:
 
-    voice    heart (American, female). Others that the package knows it would download; put their files where it looks
-             for them, and it will not
+    voice    heart (American, female). The package knows others and would download them; here their files have to be
+             where it looks for them
     speed    0.5 to 2, 1 if absent
 
 The breath in the sound is noise; its seed is always the same, and onnxruntime gets one thread, so that equal text gives
@@ -37,7 +37,7 @@ def speak(spoken: str, *, language: str, options: Mapping[str, str]) -> Wave:
 
 
 def version() -> str:
-    """The versions of the package, whose model speaks, and of what computes it; it takes scipy where that is installed."""
+    """The versions of the package, whose model speaks, and of what computes it: scipy too where that is installed."""
     _package()
     from hibari.dsp import FFT_BACKEND
 
