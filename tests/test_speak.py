@@ -33,7 +33,7 @@ def version():
 def speak(spoken, *, language, options):
     with LOG.open("a") as log:
         log.write(f"{language} {spoken}\\n")
-    if "13" in spoken:
+    if "thirteen" in spoken:
         return Wave(np.zeros(8000, np.int16), 16000)
     time = np.arange(800 * (len(spoken) + 10))
     return Wave((8000 * np.sin(time / (5 + len(options.get("pitch", ""))))).astype(np.int16), 16000)
