@@ -36,8 +36,9 @@ def image_tiles(data: bytes, size: tuple[int, int], *, most: int, thumbnail: boo
         image = _as_seen(Image.open(io.BytesIO(data)))
         whole = image.resize((cols * TILE, rows * TILE), Image.Resampling.BICUBIC)
         squares = np.empty((cols * rows + (thumbnail and cols * rows > 1), TILE, TILE, 3), np.uint8)
-        cut = np.asarray(whole).reshape(rows, TILE, cols, TILE, 3).swapaxes(1, 2)
-        squares[: cols * rows].reshape(cut.shape)[:] = cut
+        for number in range(cols * rows):
+            top, left = (TILE * at for at in divmod(number, cols))
+            squares[number] = np.asarray(whole.crop((left, top, left + TILE, top + TILE)))
         if len(squares) > cols * rows:
             squares[-1] = np.asarray(image.resize((TILE, TILE), Image.Resampling.BICUBIC))
     return squares
