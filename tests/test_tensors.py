@@ -1,7 +1,9 @@
 """Contexts as arrays: as long as planned, learning what VITA learns, media in their places; and batches of them."""
 
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -366,6 +368,12 @@ def test_encoded_media_land_on_their_fillers_and_nowhere_else():
         assert (rows[row, begin:end] == value).all()
         where = batch["features_at"] if kind == 2 else batch["squares_at"]
         assert where[number] == row * 1400 + begin
+
+
+def test_the_arrays_are_those_that_the_documentation_lists():
+    page = (Path(__file__).parents[1] / "docs/tensors.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| \(", page, re.MULTILINE)
+    assert dict(listed) == {name: array.dtype.name for name, array in together(context(SEEN)).items()}
 
 
 def test_segments_of_a_batch_are_its_samples_and_what_fills_it_up():
