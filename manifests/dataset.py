@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tarsia.builders.pixels import MEAN, STD
 from tarsia.manifests.collate import CHATS, Collated, Decoder, Form
 from tarsia.manifests.stream import Batch, Stream
+from tarsia.schemas.errors import UserError
 
 Item = TypeVar("Item", Batch, Collated)
 
@@ -28,25 +29,32 @@ class _StageDataset(IterableDataset[Item], Generic[Item]):
     """A planned stage in its global order, in the main process or dealt out to workers."""
 
     def __init__(
-        self, lake: str, stage: str, *, batch: int = 1, rank: int | None = None, world: int | None = None
+        self, lake: str, stage: str, *, rank: int | None = None, world: int | None = None, **options: Any
     ) -> None:
         running = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.stream = Stream(
             lake,
             stage,
-            batch=batch,
             rank=rank if rank is not None else torch.distributed.get_rank() if running else 0,
             world=world if world is not None else torch.distributed.get_world_size() if running else 1,
+            **options,
         )
         self._state = self.stream.state_dict()
+        self._dealt: int | None = None  # among how many workers, by the state that was loaded, if it was a worker's
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        state: dict[str, Any] = {"workers": workers} if worker else {}
+        if self._dealt is not None:  # after this worker's last slice come those of all the others
+            number = workers - 1
+            if self._dealt != workers:
+                raise UserError(
+                    f"this state is that of one of {self._dealt} workers, here are {workers}; "
+                    "a batch's own state resumes on any number"
+                )
         for item in self._read(self.stream.slices(number, workers)):
-            ahead = (workers - number - 1) * self.stream.batch  # what other workers read before this one's next slice
-            position = min(item.state["position"] + ahead, self.stream.manifest.contexts)
-            self._state = {**item.state, "position": position}
+            self._state = {**item.state, **state}
             yield item
 
     def _read(self, batches: Iterator[Batch]) -> Iterator[Item]:
@@ -55,19 +63,22 @@ class _StageDataset(IterableDataset[Item], Generic[Item]):
     def state_dict(self) -> dict[str, Any]:
         """Where this process goes on.
 
-        In a worker (torchdata's StatefulDataLoader asks there) that holds for the same worker of as many; the `state`
-        of a batch holds for any number of ranks and workers.
+        In a worker (torchdata's StatefulDataLoader asks there) that is for the same worker of as many; the `state` of
+        a batch is for any number of ranks and workers.
         """
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a state says, on any number of ranks and workers if it is a batch's own."""
+        """Goes on where a state says: a batch's on any number of ranks and workers, a worker's on as many."""
         self.stream.load_state_dict(state)
-        self._state = self.stream.state_dict()
+        self._state, self._dealt = state, state.get("workers")
 
 
 class ContextDataset(_StageDataset[Batch]):
-    """Contexts of a planned stage in their global order, with their media as bytes. Use with `batch_size=None`."""
+    """Contexts of a planned stage in their global order, with their media as bytes. Use with `batch_size=None`.
+
+    Options are those of `Stream`: `batch` and so on.
+    """
 
     def _read(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         return batches
@@ -77,7 +88,8 @@ class CollatedDataset(_StageDataset[Collated]):
     """Batches of tensors in the global order of their contexts. Use with `batch_size=None`.
 
     `form` says which tensors (`manifests/collate.py`); `threads` decode `ahead` batches of the one that is trained on,
-    0 decodes in the caller, as befits workers. More than `broken` media that cannot be decoded raise `Corrupt`.
+    0 decodes in the caller, as befits workers. More than `broken` media that cannot be decoded raise `Corrupt`. Other
+    options are those of `Stream`: `batch` and so on.
     """
 
     def __init__(
@@ -85,15 +97,15 @@ class CollatedDataset(_StageDataset[Collated]):
         lake: str,
         stage: str,
         *,
-        batch: int = 1,
         form: Form[Any] = CHATS,
         threads: int = 0,
         ahead: int = 2,
         broken: int = 0,
         rank: int | None = None,
         world: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(lake, stage, batch=batch, rank=rank, world=world)
+        super().__init__(lake, stage, rank=rank, world=world, **options)
         self._decoder = Decoder(self.stream.manifest.context, form, threads=threads, ahead=ahead, broken=broken)
 
     def _read(self, batches: Iterator[Batch]) -> Iterator[Collated]:

@@ -11,7 +11,7 @@ from lakes import fill, pictures, plan, questions, recipe
 from tarsia.builders.pixels import MEAN, STD
 from tarsia.manifests.collate import CHATS, Chats, Decoder
 from tarsia.manifests.stream import Stream
-from tarsia.schemas.errors import Corrupt
+from tarsia.schemas.errors import Corrupt, UserError
 
 torch = pytest.importorskip("torch", reason="pip install 'tarsia[train]'")
 from torch.utils.data import DataLoader  # noqa: E402
@@ -64,6 +64,13 @@ def test_a_loader_yields_the_global_order_and_the_state_to_resume_from(lake, wor
     assert numbers(resumed) == numbers(batches)[2:]
 
 
+def test_workers_that_stay_begin_again_where_they_began(lake):
+    loader = DataLoader(
+        dataset(lake, batch=3), batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+    )
+    assert numbers(loader) == numbers(loader) == numbers(dataset(lake, batch=3))
+
+
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 with newer torch
 @pytest.mark.parametrize("kind", [ContextDataset, CollatedDataset])
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -89,6 +96,13 @@ def test_torchdata_resumes_where_it_stood(lake, kind, workers):
         second = loader()
         second.load_state_dict(state)
         assert [seen(batch) for batch in second] == whole[stop:]
+
+
+def test_the_state_of_a_worker_is_refused_by_another_number_of_workers(lake):
+    data = dataset(lake, batch=2)
+    data.load_state_dict({**data.state_dict(), "workers": 4})
+    with pytest.raises(UserError, match="one of 4 workers, here are 1; a batch's own state resumes on any number"):
+        next(iter(data))
 
 
 def test_the_state_of_a_dataset_is_that_of_the_batch_given_last_not_of_those_decoded_ahead(lake):
