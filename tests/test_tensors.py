@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakes import chats, clips, fill, pictures, plan, questions, recipe, recordings, tone, voice
+from lakes import chats, clips, fill, pictures, plan, questions, recipe, recordings, spell, tone, voice
 from PIL import Image
 
 from tarsia.builders.audio import decode_flac, encode_flac
@@ -29,11 +29,6 @@ QWEN = tokenizer("qwen2.5")
 PAD, START, END = (QWEN.controls[name] for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
 HUMAN, GPT = ([198, START, *QWEN.encode(f"{name}\n")] for name in ("user", "assistant"))
 SETTINGS = Settings(tokens=6000, tiles=1)
-
-
-def spell(ids):
-    """Ids as text, the control tokens by name."""
-    return QWEN._encode.__self__.decode(list(ids))  # tiktoken's, which knows them
 
 
 # --- contexts made by hand ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from lakes import fill, plan, recipe, recordings, say
+from lakes import fill, plan, recipe, recordings, say, spell
 
 from tarsia.builders.fbank import frame_count
 from tarsia.builders.tokens import tokenizer
@@ -43,10 +43,6 @@ def lake(tmp_path_factory):
 def batches(lake, stage, form, batch=3):
     stream = Stream(lake.url, f"small/{stage}", batch=batch)
     return list(Decoder(stream.manifest.context, form)(stream))
-
-
-def spell(ids):
-    return QWEN._encode.__self__.decode(list(ids))
 
 
 def test_transcripts_are_features_and_what_was_said_as_the_corpus_spells_it(lake):
