@@ -126,6 +126,9 @@ class Prefetcher:
 
     def __init__(self, batches: Iterable[Collated], device: str | torch.device, *, ahead: int = 2) -> None:
         self._batches, self._device, self._ahead = batches, torch.device(device), ahead
+        self._on_host = self._device.type == "cpu"
+        if not self._on_host and self._device.index is None:  # the thread would take the first
+            self._device = torch.device(self._device.type, torch.get_device_module(self._device).current_device())
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[Collated]:
@@ -143,8 +146,8 @@ class Prefetcher:
                     raise batch
                 if batch is None:
                     return
-                device.current_stream().wait_event(copied)
-                yield batch if self._device.type == "cpu" else batch.map(self._used_here)
+                device.current_stream(self._device).wait_event(copied)
+                yield batch if self._on_host else batch.map(self._used_here)
         finally:
             stop.set()
             while reader.is_alive():  # it may stand before a full queue
@@ -153,24 +156,24 @@ class Prefetcher:
 
     def _fill(self, device: Any, ready: "queue.Queue[Any]", stop: threading.Event) -> None:
         try:
-            side = device.Stream()
+            side = device.Stream() if self._on_host else device.Stream(device=self._device)
             for batch in self._batches:
                 if stop.is_set():
                     return
                 with device.stream(side):
-                    moved = batch if self._device.type == "cpu" else self._moved(batch)
+                    moved = batch if self._on_host else self._moved(batch)
                     ready.put((moved, side.record_event()))
             ready.put((None, None))
         except BaseException as error:
             ready.put((error, None))
 
     def _moved(self, batch: Collated) -> Collated:
-        pinned = batch if all(tensor.is_pinned() for tensor in batch.arrays.values()) else batch.pin_memory()
+        pinned = batch if any(tensor.is_pinned() for tensor in batch.arrays.values()) else batch.pin_memory()
         return pinned.to(self._device, non_blocking=True)
 
     def _used_here(self, tensor: torch.Tensor) -> torch.Tensor:
         """Keeps the copy's memory from being given away while the caller's stream uses it."""
-        tensor.record_stream(torch.get_device_module(self._device).current_stream())
+        tensor.record_stream(torch.get_device_module(self._device).current_stream(self._device))
         return tensor
 
 
