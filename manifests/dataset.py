@@ -127,7 +127,7 @@ class Prefetcher:
     def __init__(self, batches: Iterable[Collated], device: str | torch.device, *, ahead: int = 2) -> None:
         self._batches, self._device, self._ahead = batches, torch.device(device), ahead
         self._on_host = self._device.type == "cpu"
-        if not self._on_host and self._device.index is None:  # the thread would take the first
+        if not self._on_host and str(self._device) == self._device.type:  # any: the thread would take the first
             self._device = torch.device(self._device.type, torch.get_device_module(self._device).current_device())
         self.waited = 0.0
 
