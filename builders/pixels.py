@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tarsia.builders.images import rgb
 from tarsia.builders.tokens import TILE, grid
 from tarsia.schemas.errors import Refused
 
@@ -33,7 +34,7 @@ def image_tiles(data: bytes, size: tuple[int, int], *, most: int, thumbnail: boo
     """
     cols, rows = grid(*size, most)
     with _decoding():
-        image = _as_seen(Image.open(io.BytesIO(data)))
+        image = rgb(Image.open(io.BytesIO(data)))
         whole = image.resize((cols * TILE, rows * TILE), Image.Resampling.BICUBIC)
         squares = np.empty((cols * rows + (thumbnail and cols * rows > 1), TILE, TILE, 3), np.uint8)
         for number in range(cols * rows):
@@ -47,7 +48,7 @@ def image_tiles(data: bytes, size: tuple[int, int], *, most: int, thumbnail: boo
 def frame_square(data: bytes) -> NDArray[np.uint8]:
     """The one square of a video frame, (448, 448, 3). Raises `Refused` where the bytes are no whole image."""
     with _decoding():
-        image = _as_seen(Image.open(io.BytesIO(data)))
+        image = rgb(Image.open(io.BytesIO(data)))
         short = min(image.size)
         width, height = (TILE * side // short for side in image.size)
         left, top = (width - TILE) // 2, (height - TILE) // 2
@@ -64,18 +65,3 @@ def _decoding() -> Iterator[None]:
         raise
     except Exception as error:
         raise Refused("media-unreadable", f"{type(error).__name__}: {error}") from error
-
-
-def _as_seen(image: Image.Image) -> Image.Image:
-    """The first picture of the file in 8-bit RGB: the transparent on white, 16 bits scaled rather than cut off."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        deep = image.mode != "I" or int(grey.max()) > 255  # mode I is 32 bits wide, what it holds is 8 or 16
-        grey = (grey.astype(np.int64) + 128) // 257 if deep else grey
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
