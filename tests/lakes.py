@@ -248,9 +248,9 @@ def _sample_tokens(
         total += sum(_tokens(words, piece) for piece in pieces(turn, spoken=says, state=state))
         if says:
             samples, rate = _flac(heard[f"q{question}.flac"])
-            total += audio_tokens(resampled_length(samples, rate, 16_000))
+            total += audio_tokens(resampled_length(samples, rate, 16_000), settings.audio)
         if turn.speaker == "human":
-            state = state_after(turn, spoken=says, noise=False)
+            state = state_after(turn, spoken=says, noise=False, states=settings.states)
     for image in sample["images"]:
         width, height = Image.open(io.BytesIO(members[image["member"]])).size
         total += 256 * tiles(width, height, most=settings.tiles, thumbnail=settings.thumbnail)
@@ -258,7 +258,8 @@ def _sample_tokens(
         rule = settings.frames
         total += 256 * len(frame_positions(video["length"], video["fps"], rate=rule.fps, least=rule.min, most=rule.max))
     return total + sum(
-        audio_tokens(resampled_length(*_flac(members[audio["member"]]), 16_000)) for audio in sample["audios"]
+        audio_tokens(resampled_length(*_flac(members[audio["member"]]), 16_000), settings.audio)
+        for audio in sample["audios"]
     )
 
 

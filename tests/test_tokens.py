@@ -55,13 +55,13 @@ def test_grids_are_columns_by_rows():
     ("seconds", "cost"), [(0.5, 6), (1, 12), (2, 24), (3.54, 44), (5, 62), (10, 124), (30, 374), (0.02, 0), (0, 0)]
 )
 def test_speech_costs_about_twelve_and_a_half_tokens_a_second(seconds, cost):
-    assert audio_tokens(round(seconds * 16_000)) == cost
+    assert audio_tokens(round(seconds * 16_000), "vita") == cost
 
 
 @pytest.mark.parametrize("samples", [0, 239, 240, 399, 400, 560, 720, 880, 1_200, 8_000, 56_640, 480_000])
 def test_speech_tokens_are_what_is_left_of_the_frames_after_three_slices(samples):
     frames = range(max(0, 1 + (samples - 400) // 160))
-    assert audio_tokens(samples) == len(frames[2::2][2::2][0::2])
+    assert audio_tokens(samples, "vita") == len(frames[2::2][2::2][0::2])
 
 
 def test_half_a_second_repeats_its_positions():
