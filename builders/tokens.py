@@ -49,8 +49,8 @@ def tiles_each(sizes: Sequence[tuple[int, int]], *, most: int, thumbnail: bool, 
     The largest number up to `most` with which the images, (width, height) each, and their thumbnails keep within the
     cap; 1 where none does.
 
-    >>> tiles_each([(640, 480), (640, 480)], most=12, thumbnail=True, cap=16)
-    6
+    >>> tiles_each([(640, 480), (640, 480)], most=12, thumbnail=True, cap=16)  # 3 x 2 and the thumbnail, each
+    11
     """
     if cap is None:
         return most

@@ -129,9 +129,10 @@ def _sizes(corpus: Corpus, pool: Rows | None, unit: str) -> npt.NDArray[Any] | i
     """What an amount counts in each admitted sample; for samples themselves, how many there are."""
     if unit in ("%", "samples"):
         return len(corpus.index) if pool is None else len(pool)
-    costs = corpus.costs if pool is None else picked(corpus.costs, pool)
-    sizes = {"h": corpus.seconds, "questions": corpus.questions}[unit] if unit != "tokens" else _read(costs)
-    return sizes if pool is None or unit == "tokens" else sizes[pool]
+    if unit == "tokens":
+        return _read(corpus.costs if pool is None else picked(corpus.costs, pool))
+    sizes: npt.NDArray[Any] = corpus.seconds if unit == "h" else corpus.questions
+    return sizes if pool is None else sizes[pool]
 
 
 def _read(costs: pa.Table) -> Rows:

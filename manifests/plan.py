@@ -93,9 +93,14 @@ _PLACE = ("context", "slot")
 def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
     """All selected samples in the columns of SAMPLES that do not depend on contexts, and the tars they point into."""
     fields = [field for field in SAMPLES if field.name not in _PLACE]
-    parts, tars = [pa.schema(fields).empty_table()], list[Stored]()
+    parts, tars, firsts = [pa.schema(fields).empty_table()], list[Stored](), dict[str, int]()
     for one in selected:
         corpus, index, costs = one.corpus, picked(one.corpus.index, one.rows), picked(one.corpus.costs, one.rows)
+        if one.ask.corpus not in firsts:  # of a corpus that two takes share, the tars are listed once
+            firsts[one.ask.corpus] = len(tars)
+            tars += [shard.tar for shard in corpus.state.shards]
+            tars += [shard.tar for shard in corpus.speech_state.shards] if corpus.speech_state else []
+        first = firsts[one.ask.corpus]
         columns = {
             **{name: index[name] for name in ("key", "language", "modality", "questions")},
             **{name: index[name] for name in ("offset", "length", "checksum")},
@@ -108,12 +113,9 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
             "frames": costs["frames"],
             "audio_tokens": pa.array(one.audio),
             "spoken": one.hearing.spoken,
-            "shard": pa.array(corpus.shard[one.rows] + np.int32(len(tars))),
+            "shard": pa.array(corpus.shard[one.rows] + np.int32(first)),
+            **_speech_columns(one, first + len(corpus.state.shards)),
         }
-        tars += [shard.tar for shard in corpus.state.shards]
-        columns |= _speech_columns(one, len(tars))
-        if corpus.speech_state is not None:
-            tars += [shard.tar for shard in corpus.speech_state.shards]
         parts.append(pa.table([columns[field.name] for field in fields], pa.schema(fields)))
     return pa.concat_tables(parts).unify_dictionaries(), tars
 

@@ -1,6 +1,7 @@
 """Which samples a stage takes: exact, nested, stable; what is heard: the first accepted, as many as asked."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -165,9 +166,7 @@ def chosen(share, draws, seed):
 @given(st.lists(st.decimals(0, 100, places=2), max_size=5), SEEDS, st.integers(0, 300))
 def test_ranges_that_touch_part_the_whole(borders, seed, count):
     draws, ends = circle(count), [0, *sorted(borders), 100]
-    parts = [
-        chosen(f"{end - begin}% from {begin}%", draws, seed) for begin, end in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    parts = [chosen(f"{end - begin}% from {begin}%", draws, seed) for begin, end in pairwise(ends)]
     assert [row for part in parts for row in part] == chosen("100%", draws, seed)
 
 
