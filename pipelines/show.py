@@ -173,8 +173,8 @@ def _sums(counts: Iterable[Count], *names: str) -> list[int]:
     return [sum(getattr(count, name) for count in everything) for name in names]
 
 
-def audited(manifests: Sequence[Manifest], result: Audit) -> str:
-    """Asked, selected and placed of every stage, kind, corpus and language; then what did not agree."""
+def asked(manifests: Sequence[Manifest]) -> str:
+    """Asked, selected and placed of every stage, kind, corpus and language."""
     rows: list[Sequence[Any]] = []
     for manifest in manifests:
         for ask in manifest.asks:
@@ -188,9 +188,14 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
                      sum(count.placed_seconds for count in counts) / 3600, heard)
                 )  # fmt: skip
     head = ("stage", "kind", "corpus", "lang", "asked", "selected", "placed", "questions", "tokens", "hours", "spoken")
+    return table(head, rows)
+
+
+def audited(manifests: Sequence[Manifest], result: Audit) -> str:
+    """What was asked and what came of it; then what did not agree."""
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
-    return "\n".join([table(head, rows), *findings, verdict])
+    return "\n".join([asked(manifests), *findings, verdict])
 
 
 def _asked(ask: Ask) -> str:

@@ -1,6 +1,8 @@
 """What a recipe asks is what a stage gets: every amount, narrowing and setting, from plan to audit."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +28,10 @@ from lakes import (
 from tarsia.builders.documents import read_recipe
 from tarsia.builders.tokens import audio_tokens, tokenizer
 from tarsia.manifests.audit import audit
+from tarsia.pipelines.show import asked as shown
 from tarsia.pipelines.show import planned
 from tarsia.schemas.errors import BadRecipe, Drift, UnknownName
-from tarsia.schemas.recipe import Amount, Recipe
+from tarsia.schemas.recipe import Amount, Context, Pack, Recipe, Take
 
 LLAVA = {"format": "llava"}
 SPEECH = {"format": "librispeech", "files": "LibriSpeech/*/*/*/*.trans.txt"}
@@ -228,6 +231,11 @@ def test_a_sample_belongs_to_the_first_take_that_admits_it(lake):
     assert total(manifest, "selected", corpus="sums", language="en") == 8
     assert keys(lake, manifest, "sums") & keys(lake, chinese) < keys(lake, chinese)
     assert not found(lake, manifest, chinese, page=page)
+    lines = [line.split()[1:6] for line in shown([manifest]).splitlines()[1:]]
+    assert lines == [
+        ["qa", "sums", "zh", "50%", "of"], ["qa", "talk", "en", "10%", "of"], ["qa", "looks", "en", "20%", "of"],
+        ["qa", "sums", "en", "20%", "of"],
+    ]  # fmt: skip
 
 
 def test_noise_is_taken_like_any_kind_and_stays_alone(lake):
@@ -522,3 +530,9 @@ def test_vita_one_takes_noise_and_asks_in_three_prompts(lake):
     assert total(manifest, "placed", kind="noise") == 6
     assert {row["prompt"] for row in rows(lake, manifest, "contexts")} == {"text", "image"}
     assert not found(lake, manifest)
+
+
+@pytest.mark.parametrize("model", [Recipe, Context, Take, Pack])
+def test_every_key_is_in_the_page_about_recipes(model):
+    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+    assert [name for name in model.model_fields if not re.search(rf"`{name}`|\b{name}:", page)] == []
