@@ -17,7 +17,7 @@ import xxhash
 from tarsia.builders.packing import fill, lower_bound
 from tarsia.builders.tables import rows_digest
 from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, picked, seen
-from tarsia.manifests.select import Rows, copies, positions
+from tarsia.manifests.select import Rows, copies, positions, rounds
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
 from tarsia.schemas.recipe import Context, Pack, Recipe
 from tarsia.schemas.shard import Stored
@@ -67,7 +67,8 @@ def plan(
     order = _stage_order(selected, position)
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
     rooms = _rooms(everyone, stage.pack, context.tokens, carried)
-    filled = _fill(everyone, position, order, rooms, _rounds(selected), f"{recipe.seed}\0{name}")
+    parts = rounds([one.rows for one in selected])
+    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
     shards, samples = _used(tars, _placed(everyone, filled))
     contexts = _context_table(samples, filled.starts, context, carried)
     return Planned(
@@ -149,18 +150,6 @@ def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
     return np.lexsort((draws, position))
 
 
-def _rounds(selected: Sequence[Selected]) -> Rows:
-    """In which part of the stage each sample is packed, so that no two copies of one meet in a context.
-
-    A stage that repeats a corpus is packed in as many equal parts of its positions as the most repeated sample has
-    copies: these are a whole round of their corpus apart, hence at least a part.
-    """
-    parts = max((int(copies(one.rows)[-1]) + 1 for one in selected if len(one.rows)), default=1)
-    # place k of n lies at (2k + 1) / 2n; whole numbers, since a border must not depend on rounding
-    places = ((2 * np.arange(len(one.rows)) + 1) * parts // (2 * len(one.rows)) for one in selected if len(one.rows))
-    return np.concatenate([np.empty(0, np.int64), *places])
-
-
 # --- contexts -------------------------------------------------------------------------------------------------------
 
 
@@ -206,13 +195,13 @@ class _Filled(NamedTuple):
     fullness: float
 
 
-def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, rounds: Rows, purpose: str) -> _Filled:
+def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str) -> _Filled:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
     together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
     members, starts = [together[:0]], [np.zeros(1, np.int64)]
-    for part in range(int(rounds.max(initial=0)) + 1):
-        mine = together if not rounds.any() else together[rounds[together] == part]
+    for part in range(int(parts.max(initial=0)) + 1):
+        mine = together[parts[together] == part] if parts.any() else together
         packing = fill(
             tokens[mine],
             rooms.capacity,
@@ -223,7 +212,7 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, roun
         starts.append(packing.starts[1:] + starts[-1][-1])
         members.append(mine[packing.members])
     bound, binding = packing.bound, packing.binding
-    if rounds.any():
+    if parts.any():
         units = rooms.units[together] if rooms.unit_cap else None
         bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
     begins = np.concatenate(starts)

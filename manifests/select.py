@@ -34,7 +34,9 @@ def arc(draws: Draws, seed: int, count: int, skipped: int = 0) -> Rows:
 def copies(rows: Rows) -> Rows:
     """Which copy of its row each place of an arc holds: 0 the first time round, then 1, then 2."""
     again = np.flatnonzero(rows[1:] == rows[:1])[:1]
-    return np.asarray(np.arange(len(rows)) // int(again[0] + 1 if len(again) else max(1, len(rows))))
+    if not len(again):
+        return np.broadcast_to(np.int64(0), len(rows))
+    return np.asarray(np.arange(len(rows)) // int(again[0] + 1))
 
 
 def reach(draws: Draws, seed: int, sizes: npt.NDArray[Any], asked: int | float) -> Rows:
@@ -69,6 +71,19 @@ def divide(asked: int, sizes: Sequence[int]) -> list[int]:
 def positions(count: int) -> npt.NDArray[np.float64]:
     """The positions of an arc of `count` samples: the middles of `count` equal steps of [0, 1)."""
     return (2 * np.arange(count, dtype=np.float64) + 1) / (2 * max(1, count))
+
+
+def rounds(arcs: Sequence[Rows]) -> Rows:
+    """In which part of a stage each place of its arcs is packed, so that no two copies of a sample meet in a context.
+
+    A stage that repeats samples is packed in as many equal parts of its positions as the most repeated one has copies:
+    these are a whole round of their arc apart, hence at least a part. Whole numbers, since a border must not depend on
+    rounding: place k of n lies at (2k + 1) / 2n.
+    """
+    parts = max((int(copies(rows)[-1]) + 1 for rows in arcs if len(rows)), default=1)
+    if parts == 1:
+        return np.broadcast_to(np.int64(0), sum(map(len, arcs)))
+    return np.concatenate([(2 * np.arange(len(rows)) + 1) * parts // max(1, 2 * len(rows)) for rows in arcs])
 
 
 class Walk(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tarsia.manifests.select import arc, copies, divide, heard, positions, reach, walk
+from tarsia.manifests.select import arc, copies, divide, heard, positions, reach, rounds, walk
 from tarsia.schemas.identity import CIRCLE, redraw, start
 from tarsia.schemas.recipe import Amount
 
@@ -193,6 +193,22 @@ def test_two_hundred_and_fifty_percent_are_two_copies_and_a_half():
     rows = arc(circle(10), 3, amount("250%").of(10))
     assert sorted(np.bincount(rows).tolist()) == [2] * 5 + [3] * 5
     assert np.bincount(copies(rows)).tolist() == [10, 10, 5]
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 300)), min_size=1, max_size=4))
+def test_copies_of_a_sample_are_packed_in_different_parts_of_the_stage(sizes):
+    arcs = [arc(circle(there), 5, taken) for there, taken in sizes]
+    parts, owners = rounds(arcs), np.repeat(np.arange(len(arcs)), [len(rows) for rows in arcs])
+    places = list(zip(owners.tolist(), np.concatenate(arcs).tolist(), parts.tolist(), strict=True))
+    assert len(set(places)) == len(places)
+    for rows, of in zip(arcs, np.split(parts, np.cumsum([len(rows) for rows in arcs])[:-1]), strict=True):
+        assert of.tolist() == sorted(of.tolist())
+        assert len(rows) == len(of)
+
+
+def test_a_stage_without_copies_is_packed_in_one_part():
+    assert not rounds([arc(circle(9), 1, 9), arc(circle(5), 1, 0)]).any()
+    assert rounds([]).tolist() == []
 
 
 def test_every_copy_of_a_question_is_drawn_for_itself():
