@@ -248,9 +248,9 @@ class Stage(Model):
 
     @property
     def takes(self) -> tuple[Take, ...]:
-        """What the stage asks for, in the order in which samples are admitted."""
+        """What the stage asks for, in the order in which samples are admitted; amounts of kinds by their names."""
         if isinstance(self.take, dict):
-            return tuple(Take(kind=kind, amount=amount) for kind, amount in self.take.items())
+            return tuple(Take(kind=kind, amount=amount) for kind, amount in sorted(self.take.items()))
         return self.take
 
     def wants(self, corpus: Corpus) -> bool:

@@ -504,6 +504,12 @@ def test_a_shipped_recipe_means_the_same_when_it_is_stored(name):
     assert Recipe.model_validate(page.model_dump(mode="json")) == page
 
 
+def test_the_order_of_kinds_on_the_page_makes_no_difference():
+    one, other = (recipe({"x": {"take": take}}) for take in ({"qa": "5%", "asr": "9%"}, {"asr": "9%", "qa": "5%"}))
+    assert one.digest == other.digest
+    assert one.stages["x"].takes == other.stages["x"].takes
+
+
 def test_vita_audio_repeats_spoken_questions_and_caps_sums(tmp_path):
     recordings(tmp_path, [1.0, 2.0, 1.5])
     (tmp_path / "more").mkdir()
