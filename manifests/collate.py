@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from tarsia.builders.chat import Medium
 from tarsia.builders.fbank import MELS
-from tarsia.builders.tokens import TILE, TILE_TOKENS, tokenizer
+from tarsia.builders.tokens import TILE, TILE_TOKENS
+from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
 from tarsia.manifests.stream import Batch, Context
-from tarsia.manifests.tensors import IGNORED, KINDS, PAD, VITA, Chat, Ints, Style, chat
+from tarsia.manifests.tensors import IGNORED, KINDS, Chat, Ints, chat, filler
 from tarsia.schemas import recipe
 from tarsia.schemas.errors import Corrupt, UserError
 
@@ -70,12 +71,11 @@ class Form(Protocol[Item]):
 class Chats:
     """Conversations: batches as long as their longest context, or `length` tokens each."""
 
-    style: Style = VITA
     length: int | None = None
 
     def arrays(self, context: Context, settings: recipe.Context) -> Chat:
         """`manifests.tensors.chat`."""
-        return chat(context, settings, self.style)
+        return chat(context, settings)
 
     def collate(self, items: Sequence[Chat], settings: recipe.Context) -> Arrays:
         """Rows filled up to one length; squares and features of the whole batch, each with where it belongs."""
@@ -83,13 +83,13 @@ class Chats:
         length = longest if self.length is None else self.length
         if longest > length:
             raise UserError(f"a context has {longest} tokens, more than the batch's length of {length}")
-        filler = tokenizer(settings.tokenizer).controls[PAD]
+        pad = filler(words_of(settings))
         spans, features = _spans(items), [array for item in items for array in item.features]
         begins = spans[:, 0] * length + spans[:, 3]
         tokens, heard = spans[:, 4] - spans[:, 3], spans[:, 1] == KINDS.index(Medium.AUDIO)
         seen = zip(begins[~heard], tokens[~heard], strict=True)
         return {
-            "ids": padded([item.ids for item in items], filler, np.int64, length),
+            "ids": padded([item.ids for item in items], pad, np.int64, length),
             "labels": padded([item.labels for item in items], IGNORED, np.int64, length),
             "positions": padded([item.positions for item in items], 0, np.int64, length),
             "states": padded([item.states for item in items], IGNORED, np.int64, length),

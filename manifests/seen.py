@@ -15,7 +15,7 @@ from tarsia.builders.audio import flac_length, resampled_length
 from tarsia.builders.chat import Medium
 from tarsia.builders.fbank import MELS, RATE, features_of, frame_count
 from tarsia.builders.pixels import BLANK, Squares, frame_square, image_tiles
-from tarsia.builders.tokens import TILE, TILE_TOKENS, audio_tokens, frame_positions, tiles
+from tarsia.builders.tokens import TILE, TILE_TOKENS, audio_tokens, frame_positions, tiles, tiles_each
 from tarsia.manifests.stream import Streamed
 from tarsia.schemas.errors import Corrupt, Refused
 from tarsia.schemas.recipe import Context, Frames
@@ -55,21 +55,23 @@ class Seen(NamedTuple):
 
 def media_of(part: Streamed, settings: Context) -> dict[Medium, Iterator[Seen]]:
     """The stored media of a sample, each kind in its order."""
+    sizes = [(image.width, image.height) for image in part.sample.images]
+    most = tiles_each(sizes, most=settings.tiles, thumbnail=settings.thumbnail, cap=settings.sample_tiles)
     return {
-        Medium.IMAGE: (_image(part, image, settings) for image in part.sample.images),
+        Medium.IMAGE: (_image(part, image, most, settings) for image in part.sample.images),
         Medium.VIDEO: (_video(part, video, settings.frames) for video in part.sample.videos),
         Medium.AUDIO: (
-            _audio(part, audio.member, _bytes(part, audio.member), audio.samples, audio.rate)
+            _audio(part, audio.member, _bytes(part, audio.member), audio.samples, audio.rate, settings)
             for audio in part.sample.audios
         ),
     }
 
 
-def clip_of(part: Streamed, question: int) -> Seen:
+def clip_of(part: Streamed, question: int, settings: Context) -> Seen:
     """The speech of a question that is heard. Its length stands in its header alone."""
     flac, member = part.heard[question], f"q{question}.flac"
     try:
-        return _audio(part, member, flac, *flac_length(flac))
+        return _audio(part, member, flac, *flac_length(flac), settings)
     except Refused as refused:
         raise Corrupt(f"sample {part.sample.key}: {member} is no FLAC: {refused.message}") from None
 
@@ -80,8 +82,8 @@ def _bytes(part: Streamed, member: str) -> bytes:
     return part.media[member]
 
 
-def _image(part: Streamed, image: ImageFacts, settings: Context) -> Seen:
-    rule: dict[str, Any] = {"most": settings.tiles, "thumbnail": settings.thumbnail}
+def _image(part: Streamed, image: ImageFacts, most: int, settings: Context) -> Seen:
+    rule: dict[str, Any] = {"most": most, "thumbnail": settings.thumbnail}
     rows = tiles(image.width, image.height, **rule)
     load = partial(image_tiles, _bytes(part, image.member), (image.width, image.height), **rule)
     return Seen(Medium.IMAGE, part.sample.key, image.member, rows * TILE_TOKENS, rows, load)
@@ -101,7 +103,7 @@ def _frames(wanted: Sequence[int], stored: dict[int, bytes]) -> Squares:
     return np.stack([squares[position] for position in wanted])
 
 
-def _audio(part: Streamed, member: str, flac: bytes, samples: int, rate: int) -> Seen:
+def _audio(part: Streamed, member: str, flac: bytes, samples: int, rate: int, settings: Context) -> Seen:
     heard = resampled_length(samples, rate, RATE)
     load = partial(features_of, flac)
-    return Seen(Medium.AUDIO, part.sample.key, member, audio_tokens(heard), frame_count(heard), load)
+    return Seen(Medium.AUDIO, part.sample.key, member, audio_tokens(heard, settings.audio), frame_count(heard), load)

@@ -8,26 +8,27 @@ arrays of `n`: exactly, or `Corrupt`. Where media stand, ids hold the filler (th
 table has); a model embeds all ids and writes the encoders' outputs over the fillers. docs/tensors.md lists every array.
 
 Labels are VITA's: of every answer its state, its words and its end are learnt, everything else is `IGNORED`. What
-other families do otherwise is a `Style`.
+other families do otherwise (states, system prompts, positions) the recipe says.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tarsia.builders.chat import Control, Medium, Piece, pieces, prompt_of, state_after, system
+from tarsia.builders.chat import Control, Medium, Piece, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.fbank import Features
 from tarsia.builders.pixels import Squares
-from tarsia.builders.tokens import tokenizer
+from tarsia.builders.tokens import Tokenizer
+from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken, Seen, clip_of, media_of
 from tarsia.manifests.stream import Context, Streamed
 from tarsia.schemas import recipe
-from tarsia.schemas.errors import Corrupt
+from tarsia.schemas.errors import Corrupt, UserError
 from tarsia.schemas.sample import Kind
 
 IGNORED = -100  # of labels and states: nothing is learnt here
@@ -36,22 +37,6 @@ KINDS = (Medium.IMAGE, Medium.VIDEO, Medium.AUDIO)  # by their number in Chat.sp
 QUERY, NOISE = 0, 1  # classes of the state head: speech to be answered, speech that is not meant for the model
 
 Ints = NDArray[np.int64]
-
-
-class Style(NamedTuple):
-    """How a model family writes its contexts. The defaults are VITA-1.5's.
-
-    states     `tokens`: an answer opens with ☞ ☟ or ☜; `labels`: a class at the end of each heard question; `none`
-    prompt     `context`: one system prompt a context; `sample`: one a sample; `none`
-    positions  `chat`: one long conversation; `reset`: every sample alone, the context's one prompt with the first
-    """
-
-    states: Literal["tokens", "labels", "none"] = "tokens"
-    prompt: Literal["context", "sample", "none"] = "context"
-    positions: Literal["chat", "reset"] = "chat"
-
-
-VITA = Style()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,14 +57,19 @@ class Chat:
     broken: tuple[Broken, ...]
 
 
-def chat(context: Context, settings: recipe.Context, style: Style = VITA) -> Chat:
+def chat(context: Context, settings: recipe.Context) -> Chat:
     """The arrays of a context, under the settings that its manifest carries.
 
     A medium that cannot be decoded is told in `broken`: grey squares or silence stand for it, and its sample keeps its
-    place and teaches nothing. Raises `Corrupt` where the length is not the manifest's.
+    place and teaches nothing. Raises `Corrupt` where the length is not the manifest's, and `UserError` where sound is
+    codes that stand in the text (`audio: glm4voice`): no arrays are made of those.
     """
-    page = _Page(settings, style)
-    if style.prompt == "context":
+    if settings.audio != "vita":
+        raise UserError(
+            f"audio: {settings.audio} writes sound as codes, of which no arrays are made; read the contexts"
+        )
+    page = _Page(settings)
+    if settings.prompt == "context":
         page.write(system(context.prompt))
     for part in context.samples:
         page.sample(part)
@@ -87,7 +77,7 @@ def chat(context: Context, settings: recipe.Context, style: Style = VITA) -> Cha
     if len(page.ids) != context.tokens:
         raise Corrupt(
             f"context {context.number} has {len(page.ids)} tokens, its manifest says {context.tokens}: "
-            "another version or another style planned it; plan the stage again"
+            "another version planned it; plan the stage again"
         )
     decoded = [(medium.kind, *medium.decoded()) for medium, _, _ in page.media]
     broken = [fault for _, _, fault in decoded if fault]
@@ -96,7 +86,7 @@ def chat(context: Context, settings: recipe.Context, style: Style = VITA) -> Cha
     for (begin, end), part in zip(pairwise(page.bounds), context.samples, strict=True):
         if part.sample.key in lost:
             labels[begin:end] = states[begin:end] = IGNORED
-    ends = [0, *page.bounds[1:]] if style.positions == "reset" else [0, len(page.ids)]
+    ends = [0, *page.bounds[1:]] if settings.positions == "reset" else [0, len(page.ids)]
     return Chat(
         number=context.number,
         keys=tuple(part.sample.key for part in context.samples),
@@ -124,35 +114,33 @@ class _Stands(NamedTuple):
 class _Page:
     """A context as it is written, token by token."""
 
-    def __init__(self, settings: recipe.Context, style: Style) -> None:
+    def __init__(self, settings: recipe.Context) -> None:
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.states: list[int] = []
         self.bounds: list[int] = []
         self.media: list[_Stands] = []
-        self._settings, self._style = settings, style
-        self._words = tokenizer(settings.tokenizer)
-        self._opening = self._words.count("\n") + 1 + self._words.count("assistant\n")
+        self._settings, self._words = settings, words_of(settings)
+        self._opening = sum(len(ids_of(self._words, piece)) for piece in ("\n", Control.START, "assistant\n"))
 
     def sample(self, part: Streamed) -> None:
         """Writes one conversation, its heard questions as speech."""
-        sample, style, state = part.sample, self._style, ""
-        noise, own = sample.kind is Kind.NOISE, media_of(part, self._settings)
+        sample, settings, state = part.sample, self._settings, ""
+        noise, own = sample.kind is Kind.NOISE, media_of(part, settings)
         question, asked = -1, 0
         self.bounds.append(len(self.ids))
-        if style.prompt == "sample":
+        if settings.prompt == "sample":
             self.write(system(prompt_of([sample.modality])))
         for turn in sample.conversations:
             if turn.speaker == "gpt":
-                if style.states == "labels":
+                if settings.states == "labels":
                     self._classify(asked, NOISE if noise else QUERY)
                 self.write(_placed(pieces(turn, spoken=False, state=state), own), given=self._opening)
                 continue
             question, asked = question + 1, len(self.media)
-            clip = clip_of(part, question) if question in part.heard else None
+            clip = clip_of(part, question, settings) if question in part.heard else None
             self.write(_placed(pieces(turn, spoken=clip is not None, state=""), own, clip))
-            if style.states == "tokens":
-                state = state_after(turn, spoken=clip is not None, noise=noise)
+            state = state_after(turn, spoken=clip is not None, noise=noise, states=settings.states)
 
     def write(self, rendered: Sequence[Piece | Seen], *, given: int = sys.maxsize) -> None:
         """Writes pieces, of which all is learnt but the first `given` tokens and what media there are."""
@@ -169,17 +157,19 @@ class _Page:
 
     def _ids(self, piece: Piece | Seen) -> list[int]:
         if isinstance(piece, Seen):
-            return [self._words.controls[PAD]] * piece.tokens
-        if isinstance(piece, Control):
-            return [self._words.controls[piece.value]]
-        assert isinstance(piece, str)
-        return self._words.encode(piece)
+            return [filler(self._words)] * piece.tokens
+        return ids_of(self._words, piece)
 
     def _classify(self, asked: int, state: int) -> None:
         """Puts a class at the last position of the last audio of a question, whose media begin with number `asked`."""
         ends = [end for medium, _, end in self.media[asked:] if medium.kind is Medium.AUDIO]
         if ends:
             self.states[ends[-1] - 1] = state
+
+
+def filler(words: Tokenizer) -> int:
+    """The id that stands where media stand; of a vocabulary without a pad token, the first of what spells it."""
+    return words.control(PAD)[0]
 
 
 def _placed(

@@ -20,11 +20,12 @@ from tarsia.builders.audio import decode_at
 from tarsia.builders.chat import restore
 from tarsia.builders.fbank import MELS, features_of
 from tarsia.builders.samples import RATE_TTS
-from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN, tokenizer
+from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN
 from tarsia.manifests.collate import Arrays, lengths, padded
+from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
 from tarsia.manifests.stream import Context, Streamed
-from tarsia.manifests.tensors import PAD, Ints
+from tarsia.manifests.tensors import Ints, filler
 from tarsia.schemas import recipe
 from tarsia.schemas.errors import Corrupt, Refused, UserError
 from tarsia.schemas.sample import AUDIO, PLACEHOLDER
@@ -96,7 +97,7 @@ class Pairs:
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """`x` filled up with the pad token, since it is embedded; `y` with -1."""
         words, sounds = _words(items), _sounds(items)
-        x = {"x": padded(words, tokenizer(settings.tokenizer).controls[PAD], np.int64), "x_lens": lengths(words)}
+        x = {"x": padded(words, filler(words_of(settings)), np.int64), "x_lens": lengths(words)}
         if self.codes is None:
             return {**x, "waves": padded(sounds, 0, np.float32), "waves_lens": lengths(sounds)}
         return {**x, "y": padded(sounds, NONE, np.int64), "y_lens": lengths(sounds)}
@@ -129,7 +130,7 @@ def _utterances(
     sound: Callable[[bytes, str, int], NDArray[Any]],
 ) -> Utterances:
     """Every stored audio of a context with the words of the turn that it answers or is answered by."""
-    encode = tokenizer(settings.tokenizer).encode
+    encode = words_of(settings).encode
     words, sounds = list[Ints](), list[NDArray[Any]]()
     for part in context.samples:
         for number, text in enumerate(_texts(part)):

@@ -20,7 +20,7 @@ from tarsia.builders.pixels import BLANK, frame_square, image_tiles
 from tarsia.builders.tokens import audio_tokens, frame_positions, tiles, tokenizer
 from tarsia.manifests.collate import CHATS, Chats, Decoder
 from tarsia.manifests.stream import Batch, Context, Stream, Streamed
-from tarsia.manifests.tensors import IGNORED, NOISE, QUERY, VITA, Style, chat
+from tarsia.manifests.tensors import IGNORED, NOISE, QUERY, chat
 from tarsia.schemas.errors import Corrupt, UserError
 from tarsia.schemas.recipe import Context as Settings
 from tarsia.schemas.sample import AudioFacts, Frame, ImageFacts, Kind, Sample, Turn, VideoFacts
@@ -77,28 +77,30 @@ def counted(one, rule=SETTINGS):
     question, total = -1, 0
     for turn in one.sample.conversations:
         question += turn.speaker == "human"
-        total += turn_tokens(QWEN, turn, spoken=turn.speaker == "human" and question in one.heard)
+        state = "☜" if turn.speaker == "gpt" else ""
+        total += turn_tokens(QWEN, turn, spoken=turn.speaker == "human" and question in one.heard, state=state)
     total += sum(256 * tiles(image.width, image.height, most=rule.tiles, thumbnail=True) for image in one.sample.images)
     for film in one.sample.videos:
         total += 256 * len(frame_positions(film.length, film.fps, rate=1, least=4, most=16))
-    total += sum(audio_tokens(-(-sound.samples * 16_000 // sound.rate)) for sound in one.sample.audios)
+    total += sum(audio_tokens(-(-sound.samples * 16_000 // sound.rate), "vita") for sound in one.sample.audios)
     infos = [soundfile.info(io.BytesIO(flac)) for flac in one.heard.values()]
-    return total + sum(audio_tokens(-(-info.frames * 16_000 // info.samplerate)) for info in infos)
+    return total + sum(audio_tokens(-(-info.frames * 16_000 // info.samplerate), "vita") for info in infos)
 
 
-def context(*parts, style=VITA, rule=SETTINGS):
+def context(*parts, rule=SETTINGS):
     media = "+".join(one.sample.modality for one in parts)
     prompt = next((name for name in ("video", "image") if name in media), "text")
     tokens = system_tokens(QWEN, prompt) + sum(counted(one, rule) for one in parts)
     return made(Context, number=0, prompt=prompt, tokens=tokens, samples=parts)
 
 
-def loose(*parts, style):
-    """A context whose length is that of its style, found by asking."""
+def loose(*parts, **rule):
+    """A context under other settings, its length found by asking."""
+    rule = SETTINGS.model_copy(update=rule)
     one = context(*parts)
     for _ in range(2):
         try:
-            return chat(one, SETTINGS, style)
+            return chat(one, rule)
         except Corrupt as error:
             one = replace(one, tokens=int(str(error).split(" has ")[1].split()[0]))
     raise AssertionError
@@ -164,8 +166,8 @@ def test_media_fill_the_places_that_their_placeholders_have():
         (0, 0, 256),
         (1, 1, 6 * 256),
         (0, 7, 2 * 256 + 256),  # two tiles and the thumbnail
-        (2, 0, audio_tokens(40_000)),
-        (2, 1, audio_tokens(16_000)),
+        (2, 0, audio_tokens(40_000, "vita")),
+        (2, 1, audio_tokens(16_000, "vita")),
     ]
     first = arrays.spans[0, 2]
     assert spell(arrays.ids[first - 3 : first]) == "<|im_start|>user\n"
@@ -231,10 +233,11 @@ NOISY = part("<audio>", "Nice weather.", key="b", kind=Kind.NOISE, audios=[(16_0
 
 
 def test_states_are_characters_or_classes_of_heard_questions_or_nothing():
-    tokens, labels, none = (loose(HEARD, NOISY, style=Style(states=one)) for one in ("tokens", "labels", "none"))
+    tokens, labels, none = (loose(HEARD, NOISY, states=one) for one in ("tokens", "labels", "none"))
     assert [run[0] for run in learnt(tokens)] == ["☞", "☜", "☟"]
     assert learnt(labels) == learnt(none) == ["A cat.<|im_end|>", "A dog.<|im_end|>", "Nice weather.<|im_end|>"]
     assert (none.states == IGNORED).all()
+    assert [run[:3] for run in learnt(loose(HEARD, NOISY, states="numbers"))] == ["<1>", "<3>", "<2>"]
     at = np.flatnonzero(labels.states != IGNORED)
     assert labels.states[at].tolist() == [QUERY, NOISE]
     assert at.tolist() == [end - 1 for kind, _, _, end in labels.spans.tolist() if kind == 2]
@@ -244,7 +247,7 @@ def test_states_are_characters_or_classes_of_heard_questions_or_nothing():
 def test_a_prompt_stands_before_the_context_or_each_sample_or_not_at_all():
     seen = part("<image>\nWho?", "A cat.", key="c", images=[(8, 8)])
     written = part("Who?", "A dog.")
-    whole, each, none = (loose(seen, written, style=Style(prompt=one)) for one in ("context", "sample", "none"))
+    whole, each, none = (loose(seen, written, prompt=one) for one in ("context", "sample", "none"))
     assert len(whole.ids) - len(none.ids) == system_tokens(QWEN, "image")
     assert len(each.ids) - len(none.ids) == system_tokens(QWEN, "image") + system_tokens(QWEN, "text")
     assert [one.bounds[0] for one in (whole, each, none)] == [system_tokens(QWEN, "image"), 0, 0]
@@ -254,12 +257,23 @@ def test_a_prompt_stands_before_the_context_or_each_sample_or_not_at_all():
 
 
 def test_positions_go_on_or_begin_anew_with_every_sample_the_prompt_with_the_first():
-    chatty, anew = (loose(HEARD, NOISY, style=Style(positions=one)) for one in ("chat", "reset"))
+    chatty, anew = (loose(HEARD, NOISY, positions=one) for one in ("chat", "reset"))
     assert chatty.positions.tolist() == list(range(len(chatty.ids)))
     first, total = int(anew.bounds[1]), len(anew.ids)
     assert anew.positions.tolist() == [*range(first), *range(total - first)]
     assert anew.cu_seqlens.tolist() == [0, first, total]
     assert np.array_equal(chatty.ids, anew.ids)
+
+
+def test_all_images_of_a_sample_share_its_tiles_where_the_recipe_says_so():
+    pair = part("<image>\nWho?", "A cat.", "<image>\nAnd?", "A dog.", images=[(640, 480), (480, 640)])
+    assert [len(squares) for squares in loose(pair, tiles=12).squares] == [13, 13]
+    assert [len(squares) for squares in loose(pair, tiles=12, sample_tiles=14).squares] == [7, 7]
+
+
+def test_sound_as_codes_is_refused():
+    with pytest.raises(UserError, match="audio: glm4voice writes sound as codes, of which no arrays are made"):
+        loose(HEARD, audio="glm4voice")
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------
@@ -318,9 +332,9 @@ def test_broken_media_stop_the_decoder_when_they_are_more_than_allowed():
 # --- batches --------------------------------------------------------------------------------------------------------
 
 
-def together(*contexts, **options):
-    form = Chats(**options)
-    return form.collate([form.arrays(one, SETTINGS) for one in contexts], SETTINGS)
+def together(*contexts, length=None, **rule):
+    form, rule = Chats(length), SETTINGS.model_copy(update=rule)
+    return form.collate([form.arrays(one, rule) for one in contexts], rule)
 
 
 SEEN = part(
@@ -378,13 +392,13 @@ def test_the_arrays_are_those_that_the_documentation_lists():
 
 
 def test_segments_of_a_batch_are_its_samples_and_what_fills_it_up():
-    style = Style(positions="reset")
+    anew = SETTINGS.model_copy(update={"positions": "reset"})
     one, two = context(HEARD, part("Who?", "A cat.")), context(part("Who?", "A cat."))
-    batch = together(one, two, style=style, length=400)
-    first = chat(one, SETTINGS, style).cu_seqlens.tolist()
+    batch = together(one, two, positions="reset", length=400)
+    first = chat(one, anew).cu_seqlens.tolist()
     assert batch["cu_seqlens"].tolist() == [*first, 400, 400 + two.tokens, 800]
     assert batch["cu_seqlens"].dtype == np.int32
-    full = together(two, style=style)
+    full = together(two, positions="reset")
     assert full["cu_seqlens"].tolist() == [0, two.tokens]
 
 
