@@ -27,13 +27,14 @@ import pyarrow.parquet as pq
 
 from tarsia.builders.audio import encode_flac, resampled_length
 from tarsia.builders.evidence import letters
+from tarsia.builders.hearing import listener
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find, is_served
 from tarsia.schemas.errors import Corrupt, Exists, Refused
 from tarsia.schemas.identity import checksum
-from tarsia.schemas.voice import VERDICTS, Pool, Voice
+from tarsia.schemas.voice import VERDICTS, Check, Pool, Voice
 
 SEGMENT = 512  # clips of one segment, and of one task of an embedded voice
 SECONDS = 30.0  # s after which fewer are sealed: what a killed worker can lose
@@ -173,14 +174,17 @@ def _void(table: pa.Table) -> npt.NDArray[np.bool_]:
 # --- making them ----------------------------------------------------------------------------------------------------
 
 
-def ask(order: Order) -> Wave | Refused:
-    """What an embedded voice says."""
+def ask(order: Order, check: Check | None = None) -> Wave | Refused:
+    """What an embedded voice says. `Unwell` if nobody listens who should check it."""
     voice = order.voice
     engine = cast(Engine, find(voice.engine, f"voice '{voice.name}'"))
     try:
-        return accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+        wave = accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+        if check:
+            listener(check).listen(wave, order.spoken, voice.language)
     except Refused as error:
         return error
+    return wave
 
 
 def accept(wave: Wave) -> Wave:

@@ -156,7 +156,9 @@ def plan(
         bool, typer.Option("--pending-as-text", help="Questions without a verdict stay text, instead of an error.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what every corpus would give; write no manifest.")
+    ] = False,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -181,7 +183,9 @@ def plan(
             dry_run=dry_run,
             quiet=quiet,
         )
-    _print(as_json, [one.model_dump(mode="json") for one in manifests], lambda: show.planned(manifests))
+    parts = (show.asked, show.planned) if dry_run else (show.planned,)
+    fields = [one.model_dump(mode="json") for one in manifests]
+    _print(as_json, fields, lambda: "\n\n".join(part(manifests) for part in parts))
 
 
 @app.command()

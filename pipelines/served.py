@@ -26,6 +26,7 @@ from tarsia.builders.endpoints import Unwell
 from tarsia.builders.evidence import Calibration, calibrate, judge, sound_of
 from tarsia.builders.fleet import Fleet
 from tarsia.builders.fleet import pause as usual_pause
+from tarsia.builders.hearing import listener
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.voices import Wave, find, is_served
 from tarsia.pipelines.pool import Pool as Workers
@@ -94,6 +95,7 @@ class Converse:
         store = open_store(self.lake)
         pool, engine = get_pool(store, self.script), find(self.engine)
         measured = calibrations(store, pool, self.engine)
+        languages = {voice.name: voice.language for voice in pool.voices}
         until = time.monotonic() + self.seconds
         asked: dict[str, Order] = {}
         pending: dict[str, str] = {}
@@ -102,6 +104,10 @@ class Converse:
         def told(request: Any, wave: Wave) -> None:
             judge(wave, request.text, measured[request.voice])
             accept(wave)
+
+        def listen(request: Any, wave: Wave) -> None:
+            assert pool.check
+            listener(pool.check).listen(wave, request.text, languages[request.voice])
 
         def requests() -> Iterator[tuple[str, Any]]:
             for order in self._left(store):
@@ -116,7 +122,8 @@ class Converse:
                 yield order.clip, request
 
         rates = {name: one.rate for name, one in measured.items()}
-        fleet = Fleet(self.endpoints, engine, told, rates=rates, pause=self.pause)
+        hear = listen if pool.check else None
+        fleet = Fleet(self.endpoints, engine, told, listen=hear, rates=rates, pause=self.pause)
         with _lively(), Sealer(store, pool.name) as sealer, fleet:
             try:
                 for clip, speech, seeds in fleet.speak(requests()):

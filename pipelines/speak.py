@@ -23,11 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tarsia.builders.clips import SEGMENT, Book, Script, Sealer, ask, get_orders, put_orders
+from tarsia.builders.clips import SEGMENT, Book, Script, Sealer, ask, get_orders, get_pool, put_orders
 from tarsia.builders.desk import Tally
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.fleet import pause as usual_pause
 from tarsia.builders.fleet import standing_out
+from tarsia.builders.hearing import settle
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
 from tarsia.pipelines.job import Job
@@ -81,6 +82,7 @@ def speak(
     """
     unseen = check_references(pool)  # tells what is wrong with the pool before all work
     servers = served(pool)
+    settle(lake.store, pool)
     if unseen and not quiet:
         print(f"the reference clips of {_some(unseen)} are not here and were not checked", file=sys.stderr)
     tallies: dict[str, Tally] = {}
@@ -128,10 +130,11 @@ class Speak:
     def run(self) -> Any:
         """What came of it."""
         store, tallies = open_store(self.lake), dict[str, Tally]()
+        check = get_pool(store, self.script).check
         with Sealer(store, self.script.pool) as sealer:
             for order in get_orders(store, self.script, self.begin, self.end):
                 began = time.monotonic()
-                speech = ask(order)
+                speech = ask(order, check)
                 tally = tallies.setdefault(order.voice.name, Tally())
                 tally.asked += 1
                 tally.waited += time.monotonic() - began

@@ -14,12 +14,11 @@
 A reader opens the highest snapshot and then only what it lists; whatever else lies there is work in flight or the past.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.model import Model
-from tarsia.schemas.sample import Kind
 from tarsia.schemas.shard import Shard, Stored
 from tarsia.schemas.voice import Part
 
@@ -106,10 +105,9 @@ class Snapshot(Model):
         """The sidecars of one corpus, or None."""
         return next((state for state in self.speech if (state.pool, state.corpus) == (pool, corpus)), None)
 
-    def part(self, kinds: Iterable[Kind], pool: str | None) -> "Snapshot":
-        """What a stage sees of the lake: the corpora of its kinds, and the speech of its pool."""
-        wanted = set(kinds)
-        corpora = tuple(state for state in self.corpora if state.corpus.kind in wanted)
+    def part(self, wants: Callable[[Corpus], bool], pool: str | None) -> "Snapshot":
+        """What a stage sees of the lake: the corpora that it wants, and the speech of its pool."""
+        corpora = tuple(state for state in self.corpora if wants(state.corpus))
         names = {state.corpus.name for state in corpora}
         speech = tuple(state for state in self.speech if state.pool == pool and state.corpus in names)
         return self.model_copy(update={"corpora": corpora, "speech": speech})

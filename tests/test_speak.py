@@ -11,13 +11,11 @@ import pytest
 import soundfile
 from lakes import verdicts
 
-from tarsia.builders.chat import heard_text
 from tarsia.builders.clips import accept
 from tarsia.builders.desk import Tally
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import members
-from tarsia.builders.speech import spoken_form, unspeakable
 from tarsia.builders.tables import get_table, read_parquet, to_parquet
 from tarsia.builders.voices import Wave
 from tarsia.pipelines import show, sidecars
@@ -48,7 +46,7 @@ def speak(spoken, *, language, options):
         exec(text)
     with LOG.open("a") as log:
         log.write(f"{language} {spoken}\\n")
-    if "13" in spoken:
+    if "thirteen" in spoken:
         return Wave(np.zeros(8000, np.int16), 16000)
     time = np.arange(800 * (len(spoken) + 10))
     return Wave((8000 * np.sin(time / (5 + len(options.get("pitch", ""))))).astype(np.int16), 16000)
@@ -411,40 +409,6 @@ def test_voices_that_cannot_be_used_are_said(town):
     (town / "typo.yaml").write_text("voices: {v: {engine: espaek, language: en}}\n")
     with pytest.raises(UnknownName, match="no engine 'espaek'; did you mean 'espeak'"):
         say(town, lake, voices="typo.yaml")
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "reason"),
-    [
-        ("<image>\nWhat is in the picture?", "en", None),
-        ("<video>\n视频里的人在做什么？", "zh", None),
-        ("请把下面的句子翻译成英文。\n他是学生。", "zh", None),
-        ("<image>", "en", "nothing to say"),
-        ("<audio>", "en", "audio already"),
-        ("Write `print(1)` in C.", "en", "code"),
-        ("See https://example.org for more.", "en", "link"),
-        ("Solve $x^2 = 4$ for me.", "en", "formula"),
-        ("Which is right? A. one B. two", "en", "options"),
-        ("Is it so?\nAnswer with the letter.", "en", "answer form"),
-        ("Call 1234567890123 now please.", "en", "digits"),
-        ("Fill in the ___ please.", "en", "blank"),
-        ("one two\nthree four\nfive six", "en", "several lines"),
-        ("- milk\n- bread and butter", "en", "several lines"),
-        ("word " * 41, "en", "too long"),
-        ("字" * 61, "zh", "too long"),
-        ("你好吗，我的朋友？", "en", "language"),
-        ("Hello there", "zh", "language"),
-        ("say ◆◆◆◆ to me", "en", "symbols"),
-    ],
-)
-def test_only_what_a_person_could_ask_aloud_is_spoken(text, language, reason):
-    assert unspeakable(text, language) == reason
-
-
-def test_the_spoken_form_is_one_line_without_marks():
-    assert spoken_form('<image>\nWhat does "exit" (on the door) mean?', "en") == "What does exit on the door mean?"
-    assert spoken_form("请翻译\n“他是学生”。", "zh") == "请翻译。他是学生。"
-    assert heard_text("<image>\nWhat is it?") == "<image><audio>"
 
 
 @pytest.mark.parametrize(
