@@ -118,6 +118,12 @@ def speak(
     recipe: RecipeName,
     voices: Voices = "espeak",
     stage: Stages = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and estimate what is missing; ask no voice, publish nothing.")
+    ] = False,
+    real_time_factor: Annotated[
+        float, typer.Option(min=0, help="For --dry-run: seconds of a server's work for each second of speech.")
+    ] = 0.03,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -127,12 +133,18 @@ def speak(
     from tarsia.builders.documents import read_recipe, read_voices
     from tarsia.builders.lake import Lake
     from tarsia.pipelines import show
+    from tarsia.pipelines.estimate import estimate
     from tarsia.pipelines.pool import open_pool
     from tarsia.pipelines.speak import speak as run
 
+    page, place, cast = read_recipe(recipe), Lake(lake), read_voices(voices)
     with open_pool(workers, ray) as pool:
-        reports = run(read_recipe(recipe), Lake(lake), read_voices(voices), pool, only=stage or (), quiet=quiet)
-    _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.spoken(reports))
+        if dry_run:
+            sums = estimate(page, place, cast, pool, only=stage or (), real_time_factor=real_time_factor, quiet=quiet)
+            _print(as_json, sums.model_dump(mode="json"), lambda: show.estimated(sums))
+            return
+        speech = run(page, place, cast, pool, only=stage or (), quiet=quiet)
+    _print(as_json, speech.model_dump(mode="json"), lambda: show.spoken(speech))
 
 
 @app.command()
@@ -145,7 +157,9 @@ def plan(
         bool, typer.Option("--pending-as-text", help="Questions without a verdict stay text, instead of an error.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what every corpus would give; write no manifest.")
+    ] = False,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -170,7 +184,9 @@ def plan(
             dry_run=dry_run,
             quiet=quiet,
         )
-    _print(as_json, [one.model_dump(mode="json") for one in manifests], lambda: show.planned(manifests))
+    parts = (show.asked, show.planned) if dry_run else (show.planned,)
+    fields = [one.model_dump(mode="json") for one in manifests]
+    _print(as_json, fields, lambda: "\n\n".join(part(manifests) for part in parts))
 
 
 @app.command()
