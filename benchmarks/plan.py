@@ -151,7 +151,7 @@ def corpus(row: tuple[str, float, str, str, str, int], count: int, recipe: Recip
     )
     entry = Entry(name=name, format="bench", kind=Kind(kind), language="zh+en", licence="none", root=".")
     state = CorpusState(corpus=entry, source="", records=count, shards=tuple(_shards(f"corpora/{name}", sizes)))
-    amount = recipe.stages["2.2"].take[Kind(kind)]
+    amount = next(take.amount for take in recipe.stages["2.2"].takes if take.kind is Kind(kind))
     speech, speech_shard = _speech(columns, question, np.sort(arc(draws, recipe.seed, amount.of(count))))
     sidecars = SpeechState(pool=POOL, corpus=name, shards=tuple(_shards(f"speech/{name}", np.bincount(speech_shard))))
     return Corpus(state, index, shard, costs, sidecars, speech, speech_shard)

@@ -150,3 +150,21 @@ def decode_flac(data: bytes) -> Pcm:
     """The samples of a stored FLAC."""
     samples: Pcm = soundfile.read(io.BytesIO(data), dtype="int16")[0]
     return samples
+
+
+def decode_at(data: bytes, rate: int) -> Pcm:
+    """The samples of a stored FLAC at another rate, `resampled_length` long; `Refused` if it cannot be decoded."""
+    try:
+        samples, own = soundfile.read(io.BytesIO(data), dtype="int16")
+    except soundfile.LibsndfileError as error:
+        raise Refused("audio-unreadable", str(error)) from None
+    return samples if own == rate else resample(samples, own, rate)
+
+
+def flac_length(data: bytes) -> tuple[int, int]:
+    """The samples of a stored FLAC and its rate, from its header; `Refused` without one."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            return file.frames, file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise Refused("audio-unreadable", str(error)) from None

@@ -12,14 +12,18 @@ which its packer takes for 93 and 142 tokens, are 92 and 141 here, and one newli
 The state is tokenised together with the answer, as VITA's loader does it, with one exception. Three tokens of Qwen2.5
 join the last byte of a state to a character (☞性, ☟能, ☜력), so that VITA's model loses the state's own token there. An
 answer that begins with one of the three stands in a piece of its own, and then every answer costs the same after each
-state, whichever question it belongs to.
+state, whichever question it belongs to. Of another vocabulary that is not known, and its states may be several tokens:
+there the answer is counted after each.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import pairwise
 
+from tarsia.builders.speech import parts
 from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN, Tokenizer
+from tarsia.schemas.recipe import Context, States
 from tarsia.schemas.sample import AUDIO, IMAGE, PLACEHOLDER, VIDEO, Turn
 
 
@@ -89,8 +93,9 @@ _CLINGING = ("性", "能", "력")
 
 
 def heard_text(text: str) -> str:
-    """The text of a question that is heard: its media, then the audio that replaces its words."""
-    return "".join(PLACEHOLDER.findall(text)) + AUDIO
+    """The text of a question that is heard: its media, the audio that replaces its words, and what stays written."""
+    _, form = parts(text)
+    return "".join(PLACEHOLDER.findall(text)) + AUDIO + (f"\n{form}" if form else "")
 
 
 def _laid_out(text: str) -> str:
@@ -115,16 +120,38 @@ _ENDING = re.compile(f"(?:{IMAGE}|{VIDEO})+$")
 _MEDIUM = re.compile(f"({PLACEHOLDER.pattern})")
 
 
-def state_after(question: Turn, *, spoken: bool, noise: bool) -> str:
-    """The state that opens the answer to a question."""
+STATES: dict[States, tuple[str, str, str]] = {  # the question was spoken, was noise, was written
+    "tokens": (SPOKEN, NOISE, WRITTEN),  # VITA-1.5
+    "numbers": ("<1>", "<2>", "<3>"),  # VITA-1.0
+    "labels": ("", "", ""),  # for a classifier: the trainer labels the last position of the question's sound
+    "none": ("", "", ""),  # VITA-Audio
+}
+
+
+def state_after(question: Turn, *, spoken: bool, noise: bool, states: States) -> str:
+    """The state that opens the answer to a question, as `states` spell it."""
+    heard, unmeant, read = STATES[states]
     if noise:
-        return NOISE
-    return SPOKEN if spoken or AUDIO in question.text else WRITTEN
+        return unmeant
+    return heard if spoken or AUDIO in question.text else read
 
 
-def turn_tokens(tokenizer: Tokenizer, turn: Turn, *, spoken: bool) -> int:
-    """The tokens of a rendered turn, its media not counted. (Every state costs one, so none need be known.)"""
-    return _tokens(tokenizer, pieces(turn, spoken=spoken, state=WRITTEN))
+def as_answered(turns: Sequence[Turn], context: Context) -> list[Turn]:
+    """A conversation as it is trained on: where text and sound alternate, an answer of sound begins with its text.
+
+    VITA-Audio's loader does so: who is asked to say a text answers with the tokens of the text and its sound in turn.
+    """
+    answered = list(turns)
+    for at, (question, answer) in enumerate(pairwise(turns)):
+        if context.interleave and answer.speaker == "gpt" and answer.text.strip() == AUDIO:
+            said = answer.model_copy(update={"text": PLACEHOLDER.sub("", question.text).strip() + AUDIO})
+            answered[at + 1] = said
+    return answered
+
+
+def turn_tokens(tokenizer: Tokenizer, turn: Turn, *, spoken: bool, state: str) -> int:
+    """The tokens of a rendered turn, its media not counted."""
+    return _tokens(tokenizer, pieces(turn, spoken=spoken, state=state))
 
 
 def system_tokens(tokenizer: Tokenizer, prompt: str) -> int:
@@ -133,7 +160,14 @@ def system_tokens(tokenizer: Tokenizer, prompt: str) -> int:
 
 
 def _tokens(tokenizer: Tokenizer, rendered: list[Piece]) -> int:
-    return sum(tokenizer.count(piece) if isinstance(piece, str) else isinstance(piece, Control) for piece in rendered)
+    return sum(map(len, (ids_of(tokenizer, piece) for piece in rendered)))
+
+
+def ids_of(tokenizer: Tokenizer, piece: Piece) -> list[int]:
+    """The ids of a piece; media have none."""
+    if isinstance(piece, str):
+        return tokenizer.encode(piece)
+    return tokenizer.control(piece.value) if isinstance(piece, Control) else []
 
 
 def neutralise(text: str, *, keep: bool) -> str:

@@ -1,24 +1,51 @@
 """Clips: what voices have said, kept for ever under the name of what it must sound like.
 
 A segment is a tar of FLAC files and a Parquet of verdicts, published in that order under the next free number. Where
-two jobs decided the same clip, the lower number holds: the first verdict written wins.
+two jobs decided the same clip, the lower number holds: the first verdict written wins. A clip that repeats the very
+bytes of an earlier one under another text is a server that had nothing new to say: its verdict is void, as if it had
+never been written. Both rules look only at what was written before, so no verdict that holds ever ceases to.
+
+    verdicts/<pool>/00000001.parquet     clips/<pool>/<digest>.tar
+
+A job's orders are a table too, under `work/`, so that a task is told where to read and not what.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+import io
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, Full, Queue
+from threading import Thread
+from typing import Any, NamedTuple, Self, cast
+from uuid import uuid4
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tarsia.builders.audio import encode_flac, resampled_length
+from tarsia.builders.evidence import letters
+from tarsia.builders.hearing import listener
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
-from tarsia.builders.voices import Engine, Wave, find
-from tarsia.schemas.errors import Exists, Refused
-from tarsia.schemas.voice import VERDICTS, Voice
+from tarsia.builders.voices import Engine, Wave, find, is_served
+from tarsia.schemas.errors import Corrupt, Exists, Refused
+from tarsia.schemas.identity import checksum
+from tarsia.schemas.voice import VERDICTS, Check, Pool, Voice
 
-SEGMENT = 64  # clips of one segment: what a killed worker can lose
+SEGMENT = 512  # clips of one segment, and of one task of an embedded voice
+SECONDS = 30.0  # s after which fewer are sealed: what a killed worker can lose
 SECONDS_LEAST, SECONDS_MOST = 0.4, 30.0  # VITA's tools drop speech beyond 30 s; under 0.4 s nothing was said
+READERS = 16  # segments that are read at the same time
+_GAP = 4096  # bytes between two clips that are read at one go: headers and padding lie there anyway
+_RUN = 8 << 20  # bytes of one read
+_SHELF = 256  # clips that are fetched together
+
+Names = npt.NDArray[np.uint64]  # of clips, (n, 2): the 32 hex digits as two numbers
+Rows = npt.NDArray[np.int64]
 
 
 class Order(NamedTuple):
@@ -29,32 +56,213 @@ class Order(NamedTuple):
     spoken: str
 
 
-def verdicts(store: Store, pool: str) -> dict[str, dict[str, Any]]:
-    """Every verdict of a pool by the name of its clip; the first written wins."""
-    known: dict[str, dict[str, Any]] = {}
-    for entry in store.list(f"verdicts/{pool}"):
-        with store.open(entry.path) as file:
-            for row in read_parquet(file).to_pylist():
-                known.setdefault(row["clip"], row)
-    return known
+def names_of(clips: Iterable[str]) -> Names:
+    """Names of clips as numbers, which sort as the names do."""
+    return np.frombuffer(bytes.fromhex("".join(clips)), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def speak_all(store: Store, pool: str, orders: Iterable[Order]) -> int:
-    """Asks embedded voices, and seals what came of it as one segment. The number of clips accepted."""
-    return seal(store, pool, ((order, _ask(order), 1) for order in orders))
+def names_in(clips: pa.ChunkedArray | pa.Array) -> Names:
+    """The same of a column of names without nulls, which are never made strings."""
+    chunks = clips.chunks if isinstance(clips, pa.ChunkedArray) else [clips]
+    parts = [np.empty((0, 2), np.uint64)]
+    for chunk in chunks:
+        if len(chunk):
+            digits = memoryview(chunk.buffers()[2])[32 * chunk.offset : 32 * (chunk.offset + len(chunk))]
+            parts.append(names_of([bytes(digits).decode()]))
+    return np.concatenate(parts)
 
 
-def _ask(order: Order) -> Wave | Refused:
+def clips_of(names: Names) -> pa.Array:
+    """Names as they are written: 32 hex digits each."""
+    digits = names.astype(">u8").tobytes().hex().encode()
+    offsets = 32 * np.arange(len(names) + 1, dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(names), [None, pa.py_buffer(offsets), pa.py_buffer(digits)])
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+class Book:
+    """The verdicts of a pool that hold, in memory: columns, and an index of sorted names.
+
+    Two million of them take about 0.5 GB. `after`: only segments with a higher number.
+    """
+
+    def __init__(self, store: Store, pool: str, *, after: int = 0) -> None:
+        self._store = store
+        self._pool = pool
+        self._parts: list[pa.Table] = []
+        self._index: tuple[Names, Rows, int] | None = None
+        self.newest = after  # the number of the last segment read
+        self.written = 0  # verdicts, those that do not hold included
+
+    def refresh(self) -> pa.Table:
+        """Reads what was written since; the new rows."""
+        entries = [entry for entry in self._store.list(f"verdicts/{self._pool}") if _number(entry.path) > self.newest]
+        with ThreadPoolExecutor(READERS) as readers:
+            fresh = list(readers.map(lambda entry: _verdicts(self._store, entry.path), entries))
+        table = pa.concat_tables([VERDICTS.empty_table(), *fresh])
+        if fresh:
+            self.newest, self._index = _number(entries[-1].path), None
+            self._parts.append(table)
+            self.written += len(table)
+        return table
+
+    @property
+    def table(self) -> pa.Table:
+        """All that was written, of the schema VERDICTS; `find` says which rows hold."""
+        if len(self._parts) != 1:
+            self._parts = [pa.concat_tables([VERDICTS.empty_table(), *self._parts]).unify_dictionaries()]
+        return self._parts[0]
+
+    def find(self, names: Names) -> Rows:
+        """The row of each clip's verdict in `table`, -1 where there is none."""
+        if self._index is None:
+            self._index = _index(self.table)
+        known, rows, run = self._index
+        found = np.full(len(names), -1, np.int64)
+        if not len(known):
+            return found
+        first = np.searchsorted(known[:, 0], names[:, 0])
+        for step in range(run):
+            here = np.minimum(first + step, len(known) - 1)
+            same = (known[here] == names).all(axis=1)
+            found[same] = rows[here[same]]
+        return found
+
+
+def _number(path: str) -> int:
+    return int(path[-16:-8])
+
+
+def _verdicts(store: Store, path: str) -> pa.Table:
+    return read_parquet(io.BytesIO(store.read(path))).cast(VERDICTS)
+
+
+def _index(table: pa.Table) -> tuple[Names, Rows, int]:
+    """Names in order with the rows that hold, and how many names at most share their first half."""
+    names, rows = names_in(table["clip"]), np.flatnonzero(~_void(table))
+    names = names[rows]
+    order = np.lexsort((names[:, 1], names[:, 0]))  # stable: of equal names the first written comes first
+    names, rows = names[order], rows[order]
+    first = np.concatenate([[True], (names[1:] != names[:-1]).any(axis=1)])[: len(names)]
+    names, rows = names[first], rows[first]
+    starts = np.flatnonzero(np.concatenate([[True], names[1:, 0] != names[:-1, 0], [True]]))
+    return names, rows, int(np.diff(starts).max(initial=1)) if len(names) else 1
+
+
+def _void(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which clips of servers repeat the bytes of an earlier one, though the text is another.
+
+    Not so embedded voices: to them "their" and "there" are the same.
+    """
+    void = np.zeros(len(table), np.bool_)
+    served = [name for name in pc.unique(table["engine"]).to_pylist() if is_served(find(name))]
+    asked = pc.and_(pc.is_in(table["engine"].cast(pa.string()), pa.array(served, pa.string())), table["tar"].is_valid())
+    rows = np.flatnonzero(asked.to_numpy())
+    sums = table["checksum"].fill_null(0).to_numpy()[rows]
+    order = np.argsort(sums, kind="stable")
+    rows, sums = rows[order], sums[order]
+    again = np.flatnonzero(sums[1:] == sums[:-1])
+    texts = table["spoken"]
+    for place in again + 1:
+        first = rows[np.searchsorted(sums, sums[place])]
+        void[rows[place]] = letters(texts[int(first)].as_py()) != letters(texts[int(rows[place])].as_py())
+    return void
+
+
+# --- making them ----------------------------------------------------------------------------------------------------
+
+
+def ask(order: Order, check: Check | None = None) -> Wave | Refused:
+    """What an embedded voice says. `Unwell` if nobody listens who should check it."""
     voice = order.voice
     engine = cast(Engine, find(voice.engine, f"voice '{voice.name}'"))
     try:
-        return accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+        wave = accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
+        if check:
+            listener(check).listen(wave, order.spoken, voice.language)
     except Refused as error:
         return error
+    return wave
 
 
-def seal(store: Store, pool: str, decided: Iterable[tuple[Order, Wave | Refused, int]]) -> int:
-    """Publishes one segment: what came of each order, and how many seeds it took. The number of clips accepted."""
+def accept(wave: Wave) -> Wave:
+    """The wave if it is speech of a length that can be used; else `Refused` with the reason."""
+    seconds = len(wave.samples) / wave.rate
+    if not len(wave.samples) or not wave.samples.any():
+        raise Refused("silent", "no sound at all")
+    if seconds < SECONDS_LEAST:
+        raise Refused("short", f"{seconds:.2f} s")
+    if seconds > SECONDS_MOST:
+        raise Refused("long", f"{seconds:.1f} s")
+    return wave
+
+
+Decided = tuple[Order, Wave | Refused, int]
+
+
+class Sealer:
+    """Seals what came of orders, a segment at a time, in a thread of its own. Use as a context manager.
+
+    A segment is sealed when it is full, when it is `seconds` old (also while nothing comes), and at the end.
+    """
+
+    def __init__(self, store: Store, pool: str, *, seconds: float = SECONDS) -> None:
+        self._store = store
+        self._pool = pool
+        self._seconds = seconds
+        self._queue: Queue[Decided | None] = Queue(16)
+        self._thread = Thread(target=self._work, daemon=True)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._put(None)
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def add(self, order: Order, speech: Wave | Refused, seeds: int) -> None:
+        """One decision and how many draws it took; waits while the sealer is behind."""
+        self._put((order, speech, seeds))
+        if self._failure:
+            raise self._failure
+
+    def _put(self, decided: Decided | None) -> None:
+        while not self._failure:
+            try:
+                self._queue.put(decided, timeout=1.0)
+            except Full:
+                continue
+            return
+
+    def _work(self) -> None:
+        try:
+            while (first := self._queue.get()) is not None:
+                seal(self._store, self._pool, self._segment(first))
+        except BaseException as error:
+            self._failure = error
+
+    def _segment(self, first: Decided) -> Iterator[Decided]:
+        until = time.monotonic() + self._seconds
+        yield first
+        for _ in range(SEGMENT - 1):
+            try:
+                decided = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                return
+            if decided is None:
+                self._queue.put(None)
+                return
+            yield decided
+
+
+def seal(store: Store, pool: str, decided: Iterable[Decided]) -> None:
+    """Publishes one segment: what came of each order, and how many draws it took."""
     rows: list[dict[str, Any]] = []
     with store.spool() as file:
         tar = TarWriter(file)
@@ -82,30 +290,17 @@ def seal(store: Store, pool: str, decided: Iterable[tuple[Order, Wave | Refused,
                     "checksum": member.checksum,
                 }
             )
-        accepted = sum("rate" in row for row in rows)
+        accepted = any("rate" in row for row in rows)
         path = f"clips/{pool}/{tar.close()[:16]}.tar"
         if accepted:
             store.publish(file, path)
     table = pa.Table.from_pylist([{**row, "tar": path if "rate" in row else None} for row in rows], VERDICTS)
     _publish(store, pool, to_parquet(table))
-    return accepted
-
-
-def accept(wave: Wave) -> Wave:
-    """The wave if it is speech of a length that can be used; else `Refused` with the reason."""
-    seconds = len(wave.samples) / wave.rate
-    if not len(wave.samples) or not wave.samples.any():
-        raise Refused("silent", "no sound at all")
-    if seconds < SECONDS_LEAST:
-        raise Refused("short", f"{seconds:.2f} s")
-    if seconds > SECONDS_MOST:
-        raise Refused("long", f"{seconds:.1f} s")
-    return wave
 
 
 def _publish(store: Store, pool: str, data: bytes) -> None:
     folder = f"verdicts/{pool}"
-    number = max((int(entry.path[-16:-8]) for entry in store.list(folder)), default=0)
+    number = max((_number(entry.path) for entry in store.list(folder)), default=0)
     while True:
         number += 1
         try:
@@ -115,6 +310,79 @@ def _publish(store: Store, pool: str, data: bytes) -> None:
         return
 
 
-def clip_bytes(store: Store, verdict: Mapping[str, Any]) -> bytes:
-    """The FLAC of an accepted clip."""
-    return store.read_range(verdict["tar"], verdict["offset"], verdict["size"])
+# --- reading them ---------------------------------------------------------------------------------------------------
+
+
+def read_clips(store: Store, verdicts: pa.Table) -> Iterator[bytes]:
+    """The FLAC of accepted verdicts, in their order, neighbours fetched together; `Corrupt` if bytes have changed."""
+    for begin in range(0, len(verdicts), _SHELF):
+        shelf = verdicts.slice(begin, _SHELF).select(["clip", "tar", "offset", "size", "checksum"]).to_pylist()
+        found: dict[int, bytes] = {}
+        for run in _runs(shelf):
+            first, last = shelf[run[0]], shelf[run[-1]]
+            data = store.read_range(first["tar"], first["offset"], last["offset"] + last["size"] - first["offset"])
+            for number in run:
+                one = shelf[number]
+                place = one["offset"] - first["offset"]
+                found[number] = data[place : place + one["size"]]
+                if checksum(found[number]) != one["checksum"]:
+                    raise Corrupt(f"{store.url}/{one['tar']}: clip {one['clip']} is not the bytes that were sealed")
+        yield from (found[number] for number in range(len(shelf)))
+
+
+def _runs(shelf: list[Mapping[str, Any]]) -> Iterator[list[int]]:
+    """Numbers of clips that lie near each other in one tar."""
+    run: list[int] = []
+    for number in sorted(range(len(shelf)), key=lambda number: (shelf[number]["tar"], shelf[number]["offset"])):
+        one, first, last = shelf[number], shelf[run[0]] if run else None, shelf[run[-1]] if run else None
+        if first and last and (
+            one["tar"] != first["tar"]
+            or one["offset"] - last["offset"] - last["size"] > _GAP
+            or one["offset"] + one["size"] - first["offset"] > _RUN
+        ):  # fmt: skip
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+ORDERS = pa.schema([("clip", pa.string()), ("voice", pa.int32()), ("spoken", pa.string())])  # voice: which of the pool
+_ROWS = 1024  # of a row group: what is read to begin anywhere
+
+
+class Script(NamedTuple):
+    """Where a job's orders lie, and for which pool."""
+
+    path: str
+    pool: str
+
+
+def put_orders(store: Store, pool: Pool, orders: pa.Table) -> Script:
+    """Stores the orders of a job, of the schema ORDERS, with the pool that they are for."""
+    sink = io.BytesIO()
+    table = orders.replace_schema_metadata({"pool": pool.model_dump_json()})
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
+    data = sink.getvalue()
+    path = f"work/speak/{pool.name}/{uuid4().hex}.parquet"  # of this job alone, which removes it
+    store.replace(path, data)
+    return Script(path, pool.name)
+
+
+def get_pool(store: Store, script: Script) -> Pool:
+    """The pool that the orders are for."""
+    with store.open(script.path) as file, pq.ParquetFile(file) as parquet:
+        return Pool.model_validate_json(parquet.schema_arrow.metadata[b"pool"])
+
+
+def get_orders(store: Store, script: Script, begin: int, end: int) -> Iterator[Order]:
+    """The orders from row `begin` up to row `end`, read as they are wanted."""
+    with store.open(script.path) as file, pq.ParquetFile(file) as parquet:
+        voices = Pool.model_validate_json(parquet.schema_arrow.metadata[b"pool"]).voices
+        for group in range(begin // _ROWS, -(-end // _ROWS)):
+            rows = parquet.read_row_group(group).slice(max(0, begin - group * _ROWS))
+            here = rows.slice(0, end - max(begin, group * _ROWS))
+            for clip, voice, spoken in zip(*(here[name].to_pylist() for name in ORDERS.names), strict=True):
+                yield Order(clip, voices[voice], spoken)

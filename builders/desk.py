@@ -8,6 +8,7 @@ most orders for the fewest endpoints. What it has failed it leaves to others whi
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import Condition, Lock
@@ -106,6 +107,7 @@ class Done(NamedTuple, Generic[R]):
     speech: Wave | Refused | Unwell
     waited: float
     barred: bool = False
+    hearing: Future[None] | None = None  # while the speech is being recognised; raises what came of it
 
 
 class Desk(Generic[R]):
@@ -187,7 +189,14 @@ class Desk(Generic[R]):
                 self._work.wait()
             return None
 
-    def hand_in(self, post: Post, order: Order[R], speech: Wave | Refused | Unwell, waited: float) -> None:
+    def hand_in(
+        self,
+        post: Post,
+        order: Order[R],
+        speech: Wave | Refused | Unwell,
+        waited: float,
+        hearing: Future[None] | None = None,
+    ) -> None:
         """An answer, whatever it is."""
         with self._work:
             post.busy = False
@@ -199,7 +208,7 @@ class Desk(Generic[R]):
                 else:
                     post.strike(speech)
                 self._work.notify_all()
-            self._done.append(Done(post, post.number, order, speech, waited, barred))
+            self._done.append(Done(post, post.number, order, speech, waited, barred, hearing))
             self._news.notify()
 
     def wait(self, seconds: float) -> bool:

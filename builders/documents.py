@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from tarsia.builders.reading.templates import check_template
 from tarsia.schemas.corpus import Catalog, Corpus
 from tarsia.schemas.errors import BadCatalog, BadRecipe, BadVoices, UnknownName, UserError
 from tarsia.schemas.model import Model
-from tarsia.schemas.recipe import Recipe
+from tarsia.schemas.recipe import SHAPES, Recipe
 from tarsia.schemas.voice import Pool, Voice
 
 T = TypeVar("T", bound=Model)
@@ -45,13 +45,18 @@ def _corpus(name: Any, entry: Any, where: str, base: Path) -> Corpus:
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe that comes with Tarsia by its name, or any by its path."""
+    """A recipe that comes with Tarsia by its name, or any by its path; its tokenizer's path starts at its folder."""
     known = {path.stem: path for path in (Path(__file__).parents[1] / "manifests" / "recipes").glob("*.yaml")}
     if not name.endswith((".yaml", ".yml")):
         if name not in known:
             raise UnknownName("recipe", name, [*known, "or the path of a .yaml file"])
         return _model(Recipe, _page(known[name], BadRecipe), name, BadRecipe)
-    return _model(Recipe, _page(Path(name), BadRecipe), name, BadRecipe)
+    recipe = _model(Recipe, _page(Path(name), BadRecipe), name, BadRecipe)
+    if not recipe.context.tokenizer.endswith((".json", ".tiktoken")):
+        return recipe
+    path = (Path(name).parent / Path(recipe.context.tokenizer).expanduser()).resolve()
+    context = recipe.context.model_copy(update={"tokenizer": str(path)})
+    return recipe.model_copy(update={"context": context})
 
 
 def read_voices(name: str) -> Pool:
@@ -125,7 +130,7 @@ def _model(kind: type[T], fields: dict[str, Any], where: str, error: type[UserEr
 
 
 def _said(kind: type[Model], where: str, fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    place = ".".join(str(part) for part in fault["loc"] if part not in ("[key]", *SHAPES))
     if fault["type"] == "extra_forbidden":
         known = _fields(kind, fault["loc"][:-1])
         near = get_close_matches(str(fault["loc"][-1]), known, n=1)
@@ -141,6 +146,12 @@ def _fields(kind: type[Model], path: tuple[Any, ...]) -> list[str]:
         fields = getattr(here, "model_fields", None)
         if fields is None or part not in fields:
             continue  # the name of a stage: its model was taken one step before
-        here = fields[part].annotation
-        here = next((kind for kind in getattr(here, "__args__", ()) if hasattr(kind, "model_fields")), here)
+        here = _model_in(fields[part].annotation)
     return sorted(set(getattr(here, "model_fields", {})) - {"name"})
+
+
+def _model_in(annotation: Any) -> Any:
+    """The first model that a type is made of, or none."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

@@ -107,18 +107,22 @@ class Link:
         path: str,
         *,
         seconds: float,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """The answer to one request, waited for no longer than about `seconds`; `Unwell` if none came whole."""
+        """The answer to one request, waited for no longer than about `seconds`; `Unwell` if none came whole.
+
+        A mapping is sent as JSON; of bytes, `headers` say what they are.
+        """
+        data = json.dumps(body).encode() if isinstance(body, Mapping) else body
         until = time.monotonic() + seconds
         try:
             self._connect(seconds)
             self._connection.request(
                 method,
                 self._base + path + (f"?{urlencode(query)}" if query else ""),
-                None if body is None else json.dumps(body).encode(),
+                data,
                 {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})},
             )
             response = self._connection.getresponse()

@@ -199,6 +199,11 @@ def _paced(sound: Sound, expected: float, pace: Range) -> str:
     )
 
 
+def letters(text: str) -> str:
+    """What of a text can be heard: "Why?" and "why" may well sound the same."""
+    return "".join(filter(str.isalnum, text)).casefold()
+
+
 class Heard:
     """Remembers the last clips: the same bytes for another text are an engine that repeats itself."""
 
@@ -208,8 +213,7 @@ class Heard:
 
     def other(self, wave: Wave, text: str) -> bool:
         """Whether these very samples were heard before, as another text."""
-        letters = "".join(filter(str.isalnum, text)).casefold()  # "Why?" and "why" may well sound the same
-        sound, said = checksum(wave.samples.tobytes()), checksum(letters.encode())
+        sound, said = checksum(wave.samples.tobytes()), checksum(letters(text).encode())
         known = self._texts.setdefault(sound, said)
         if len(self._texts) > self._most:
             self._texts.popitem(last=False)

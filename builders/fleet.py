@@ -16,6 +16,7 @@ Memory is bounded: at most `WINDOW` orders and two finished clips an endpoint ar
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from statistics import median
 from threading import Thread
@@ -34,6 +35,7 @@ STRIKES = 7  # faults in a row, and about a minute of pauses, before an endpoint
 PAUSE_MOST = 60.0  # s
 PROBE = 30.0  # s: a busy server answers no other route until it is done
 WINDOW = 32  # orders an endpoint
+LISTENERS = 2  # clips an endpoint that are listened to at the same time: no more are finished and wait to be judged
 _GRACE = 1.0  # s that threads get to end
 
 
@@ -78,16 +80,21 @@ class Statistics(NamedTuple):
     voices: dict[str, Tally]
 
 
-def standing_out(voices: Mapping[str, Tally], *, times: float = 3.0, least: int = 50) -> dict[str, float]:
-    """The voices that are refused more than `times` as often as their median, and how often; usually bad references."""
+def standing_out(voices: Mapping[str, Tally], *, times: float = 3.0, least: int = 50) -> tuple[dict[str, float], float]:
+    """The voices that are refused more than `times` as often as their median, and how often; and that median.
+
+    Usually their references are bad. Voices with fewer than `least` answers are not judged.
+    """
     shares = {name: one.refused.total() / one.judged for name, one in voices.items() if one.judged >= least}
     usual = median(shares.values()) if shares else 0.0
-    return {name: share for name, share in shares.items() if share > times * max(usual, 1 / least)}
+    return {name: share for name, share in shares.items() if share > times * max(usual, 1 / least)}, usual
 
 
 class Fleet(Generic[R]):
     """Endpoints of one engine. `judge` raises `Refused` for speech that is not the text. Use as a context manager.
 
+    `listen` does so too, and may take its time: it is called in threads of its own, while the endpoints go on. Where it
+    raises `Unwell`, whoever listens is not there: the run ends, and what it had not yielded is pending.
     `rates` are the sample rates of voices that are known, in Hz, as from their calibrations.
     """
 
@@ -97,6 +104,7 @@ class Fleet(Generic[R]):
         engine: Served[R],
         judge: Callable[[R, Wave], None],
         *,
+        listen: Callable[[R, Wave], None] | None = None,
         rates: Mapping[str, int] | None = None,
         pause: Callable[[int], float] = pause,
         strikes: int = STRIKES,
@@ -109,6 +117,8 @@ class Fleet(Generic[R]):
         self._posts = [Post(name) for name in names]
         self._engine = engine
         self._judge = judge
+        self._listen = listen
+        self._listeners = ThreadPoolExecutor(LISTENERS * len(names)) if listen else None
         self._pause = pause
         self._strikes = strikes
         self._window = window * len(names)
@@ -125,6 +135,8 @@ class Fleet(Generic[R]):
 
     def close(self) -> None:
         """Ends the connections, also those that still wait for an answer."""
+        if self._listeners:
+            self._listeners.shutdown(wait=False, cancel_futures=True)
         for post in self._posts:
             post.link.abort()
             with post.lock:
@@ -187,7 +199,10 @@ class Fleet(Generic[R]):
                     began = time.monotonic()
                     speech = self._say(post, order)
                     waited = time.monotonic() - began
-                desk.hand_in(post, order, speech, waited)
+                hearing = None
+                if self._listeners and self._listen and isinstance(speech, Wave):
+                    hearing = self._listeners.submit(self._listen, order.request, speech)
+                desk.hand_in(post, order, speech, waited, hearing)
         except BaseException as error:
             desk.fail(error)
 
@@ -215,7 +230,7 @@ class Fleet(Generic[R]):
         """The outcome of an answer, or None if the order is under way again."""
         order, post = done.order, done.post
         voice = self._voices.setdefault(order.request.voice, Tally())
-        speech = self._judged(order.request, done.speech)
+        speech = self._judged(order.request, done.speech, done.hearing)
         for tally in (post.tally, voice):
             tally.asked += 1
             tally.waited += done.waited
@@ -241,7 +256,9 @@ class Fleet(Generic[R]):
             desk.well(done)
         return speech
 
-    def _judged(self, request: R, speech: Wave | Refused | Unwell) -> Wave | Refused | Unwell:
+    def _judged(
+        self, request: R, speech: Wave | Refused | Unwell, hearing: Future[None] | None
+    ) -> Wave | Refused | Unwell:
         if not isinstance(speech, Wave):
             return speech
         rate = self._rates.get(request.voice, speech.rate)
@@ -249,6 +266,8 @@ class Fleet(Generic[R]):
             return Unwell("rate", f"{speech.rate} Hz, where voice '{request.voice}' speaks at {rate} Hz")
         try:
             self._judge(request, speech)
+            if hearing:
+                hearing.result()
         except Refused as refused:
             return refused.with_traceback(None)
         if self._heard.other(speech, request.text):

@@ -260,7 +260,7 @@ def _changed(data: bytes, header: ImageHeader, changes: tuple[str, ...], rules: 
         if "made upright" in changes:
             image = ImageOps.exif_transpose(image)
         if "made RGB" in changes:
-            image = _rgb(image)
+            image = rgb(image)
         if "shrunk" in changes and rules.longest:
             image = _smooth(image)
             image.thumbnail((rules.longest, rules.longest), Image.Resampling.LANCZOS, reducing_gap=None)
@@ -286,12 +286,14 @@ def _turned(table: list[int]) -> list[int]:
     return [table[8 * column + row] for row in range(8) for column in range(8)]
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """8 bits of red, green and blue; what is transparent shows white."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def rgb(image: Image.Image) -> Image.Image:
+    """8 bits of red, green and blue, of several pictures the first; what is transparent shows white."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        deep = image.mode != "I" or int(grey.max()) > 0xFF  # mode I is 32 bits wide and holds 8 of them or 16
+        image = Image.fromarray((grey >> 8 if deep else grey).clip(0, 0xFF).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     seen = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 

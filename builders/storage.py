@@ -19,7 +19,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 from uuid import uuid4
 
-from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault
+from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 _SPOOL = ".spool"
 _BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
@@ -40,6 +40,7 @@ _WORTH_A_PAGE = 4  # requests for one object each that a page may cost instead: 
 _PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer: long enough for a server that restarts
 _PAUSE = timedelta(seconds=5)  # between two tries, at most
 _TRIES = 10_000  # never the limit: the library's own ten are over after three seconds
+_SILENCE = timedelta(seconds=20)  # of a body that does not go on
 
 
 class Entry(NamedTuple):
@@ -60,6 +61,9 @@ class Store(Protocol):
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; `StorageFault` if the object is shorter."""
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Several ranges, (offset, length) each, at once; what lies beyond the end is not in them."""
 
     def open(self, path: str) -> BinaryIO:
         """The object as a seekable file, for formats that are read in part."""
@@ -172,6 +176,10 @@ class _Folder:
         with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123
             return _whole(os.pread(file.fileno(), length, offset), length, full)
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123
+            return [memoryview(os.pread(file.fileno(), length, offset)) for offset, length in ranges]
+
     def open(self, path: str) -> BinaryIO:
         with self._said("open", path) as full:
             return Path(full).open("rb")
@@ -279,7 +287,7 @@ class _Bucket:
 
         self.url = url
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s"}
+        options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s", "read_timeout": _SILENCE}
         if endpoint.startswith("http://"):
             options["allow_http"] = True
         settings: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
@@ -304,6 +312,7 @@ class _Bucket:
         from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 
         full = self._path(path)
+        _not_forked()
         try:
             yield full
         except AlreadyExistsError as error:
@@ -321,6 +330,21 @@ class _Bucket:
         with self._said("read", path) as full:
             data = bytes(self._store.get_range(full, start=offset, length=length))
         return _whole(data, length, f"{self.url}/{path}")
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        with self._said("read", path) as full:
+            try:
+                return self._ranges(full, ranges)
+            except Exception as error:
+                if "416 Range Not Satisfiable" not in str(error):
+                    raise
+            size = self._store.head(full)["size"]  # shorter than it was: what is left of each range
+            return [self._ranges(full, [one])[0] if one[0] < size else memoryview(b"") for one in ranges]
+
+    def _ranges(self, full: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        starts, lengths = [offset for offset, _ in ranges], [length for _, length in ranges]
+        found = self._store.get_ranges(full, starts=starts, lengths=lengths, coalesce=0)
+        return [memoryview(data) for data in found]
 
     def open(self, path: str) -> BinaryIO:
         from obstore import open_reader
@@ -398,6 +422,20 @@ _NAMEABLE = re.compile(r"[^\x00-\x1f\x7f]*")  # what a key of a bucket may hold
 @lru_cache(maxsize=64)
 def _bucket(url: str) -> Store:
     return _Bucket(url)
+
+
+@lru_cache(maxsize=1)
+def _first_user() -> int:
+    return os.getpid()
+
+
+def _not_forked() -> None:
+    """Threads do not survive a fork, and obstore's would be waited for without end: say so instead."""
+    if os.getpid() != _first_user():
+        raise UserError(
+            "this process was forked from one that had used a bucket, whose connections it cannot use: start workers "
+            'with "spawn" or "forkserver" (DataLoader(..., multiprocessing_context="spawn"))'
+        )
 
 
 def _object(meta: Any) -> Entry:

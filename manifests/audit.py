@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table, get_tables, rows_digest
-from tarsia.manifests.findings import Audit, Book, Finding
-from tarsia.manifests.recount import StageTables, recount
+from tarsia.manifests.findings import Audit, Book, Finding, StageTables
+from tarsia.manifests.recount import recount
 from tarsia.manifests.reread import Claim, reread, reread_packed
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
@@ -39,7 +39,8 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
     book, claims = Book(), list[Claim]()
     snapshots = _snapshots(lake, book)
     with duckdb.connect() as sql:
-        sql.execute("create table everyone (model varchar, seed hugeint, stage varchar, corpus varchar, key varchar)")
+        sql.execute("create table everyone (model varchar, seed hugeint, stage varchar, corpus varchar, "
+                    "scope varchar, key varchar)")  # fmt: skip
         for manifest in manifests:
             where = f"{manifest.model}/{manifest.name}"
             with book.reading(where):
@@ -75,7 +76,7 @@ def _snapshots(lake: Lake, book: Book) -> list[Snapshot]:
 
 
 def _planned_from(manifest: Manifest, snapshots: Sequence[Snapshot]) -> Snapshot | None:
-    parts = (snapshot.part(manifest.stage.take, manifest.pool) for snapshot in snapshots)
+    parts = (snapshot.part(manifest.stage.wants, manifest.pool) for snapshot in snapshots)
     return next((part for part in parts if part.digest == manifest.lake), None)
 
 
@@ -94,37 +95,50 @@ def _tables(store: Store, manifest: Manifest, where: str, book: Book) -> dict[st
 
 def _claim(stage: StageTables, tables: dict[str, pa.Table]) -> Claim:
     """What `deep` compares with the bytes."""
-    due: dict[str, dict[int, int]] = {}
-    for key, turn, samples16 in stage.sql.execute("select key, turn, samples16 from due where not placed").fetchall():
-        due.setdefault(key, {})[turn] = samples16
-    unplaced = dict(zip(*(tables["unplaced"][name].to_pylist() for name in ("key", "tokens")), strict=True))
+    due: dict[tuple[str, int], dict[int, int]] = {}
+    waiting = "select key, copy, turn, samples16 from due where not placed"
+    for key, copy, turn, samples16 in stage.sql.execute(waiting).fetchall():
+        due.setdefault((key, copy), {})[turn] = samples16
+    unplaced: dict[str, dict[int, int]] = {}
+    for key, copy, tokens in zip(*(tables["unplaced"][name].to_pylist() for name in ("key", "copy", "tokens")),
+                                 strict=True):  # fmt: skip
+        unplaced.setdefault(key, {})[copy] = tokens
     decided = stage.sql.execute(
         """select c.corpus, lang, modality, count(*) from chosen c join
            (select corpus, key, turn from clips union select corpus, key, turn from no) v
            on c.key = v.key and c.corpus = v.corpus group by 1, 2, 3"""
     ).fetchall()
-    groups = {row[:3]: row[3] for row in decided}
-    return Claim(stage.where, stage.manifest, stage.source, tables["samples"], unplaced, due, groups)
+    takes = stage.sql.execute("select corpus, lang, modality, take from belongs").fetchall()
+    return Claim(
+        stage.where,
+        stage.manifest,
+        stage.source,
+        tables["samples"],
+        unplaced,
+        due,
+        {row[:3]: row[3] for row in decided},
+        {row[:3]: row[3] for row in takes},
+    )
 
 
 # --- between the stages, and the lake -------------------------------------------------------------------------------
 
 
 def _check_nesting(sql: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], book: Book) -> None:
-    """Of two stages of one seed over the same samples of a corpus, the smaller lies inside the larger."""
-    available = {(one.model, one.seed, one.name, ask.corpus): ask.available for one in manifests for ask in one.asks}
-    sizes: dict[tuple[str, int, str, int | None], list[tuple[int, str]]] = {}
-    grouped = "select model, seed, stage, corpus, count(*) from everyone group by 1, 2, 3, 4"
-    for model, seed, stage, corpus, size in sql.execute(grouped).fetchall():
-        lake = available.get((model, int(seed), stage, corpus))
-        sizes.setdefault((model, int(seed), corpus, lake), []).append((size, stage))
-    for (model, seed, corpus, _), stages in sorted(sizes.items(), key=str):
+    """Of two stages of one seed that take of the same samples of a corpus, the smaller lies inside the larger."""
+    sizes: dict[tuple[str, int, str, str, str], list[tuple[int, str]]] = {}
+    grouped = "select model, seed, stage, corpus, scope, count(*) from everyone group by all"
+    for model, seed, stage, corpus, scope, size in sql.execute(grouped).fetchall():
+        available = [ask.available for one in manifests for ask in one.asks
+                     if (one.model, one.seed, one.name, ask.corpus) == (model, int(seed), stage, corpus)]  # fmt: skip
+        sizes.setdefault((model, int(seed), corpus, scope, str(available)), []).append((size, stage))
+    for (model, seed, corpus, scope, _), stages in sorted(sizes.items()):
         for (_, small), (_, large) in pairwise(sorted(stages)):
             missing = sql.execute(
                 """select count(*) from (select key from everyone where model = $1 and seed = $2 and corpus = $3 and
-                   stage = $4 except select key from everyone where model = $1 and seed = $2 and corpus = $3 and
-                   stage = $5)""",
-                [model, seed, corpus, small, large],
+                   scope = $4 and stage = $5 except select key from everyone where model = $1 and seed = $2 and
+                   corpus = $3 and scope = $4 and stage = $6)""",
+                [model, seed, corpus, scope, small, large],
             ).fetchall()
             book.equal(f"{model} {corpus}", f"samples of {small} that are not in {large}", 0, missing[0][0])
 

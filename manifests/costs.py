@@ -1,23 +1,32 @@
 """What each sample costs in a context, computed from the facts of the index and the text alone: no medium is opened.
 
-Costs depend on the recipe's context settings (tokenizer, tiles, frames) and on nothing else, so they are cached under
-the digest of those: another tile rule rereads text and facts, never images. A question has two costs, since it may be
-read or heard; its audio is counted when its clip is known.
+Costs depend on the recipe's context settings (tokenizer, tiles, frames, sound, states) and on nothing else, so they are
+cached under the digest of those and of the vocabulary file: another tile rule rereads text and facts, never images. A
+question has two costs, since it may be read or heard; its audio is counted when its clip is known.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from tarsia.builders.audio import resampled_length
-from tarsia.builders.chat import turn_tokens
-from tarsia.builders.speech import unspeakable
-from tarsia.builders.tokens import Tokenizer, audio_tokens, frame_positions, tiles
+from tarsia.builders.chat import as_answered, state_after, turn_tokens
+from tarsia.builders.speech import SPEAKABLE_RULES, unspeakable
+from tarsia.builders.tokens import (
+    Tokenizer,
+    audio_tokens,
+    frame_positions,
+    sound_runs,
+    tiles,
+    tiles_each,
+    tokenizer,
+)
 from tarsia.schemas.errors import BadRecipe
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT
-from tarsia.schemas.recipe import Context
-from tarsia.schemas.sample import Turn
+from tarsia.schemas.recipe import SOUND_MARKS, Context
+from tarsia.schemas.sample import AUDIO, PLACEHOLDER, Kind, Turn
 
 COSTS = pa.schema(
     [
@@ -32,33 +41,65 @@ COSTS = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-INDEX_COLUMNS = ("key", "language", "images", "audios", "videos")
+INDEX_COLUMNS = ("key", "kind", "language", "images", "audios", "videos")
 
 
 def settings_digest(context: Context) -> str:
-    """The identity of everything that costs depend on, 16 hex digits."""
-    fields = context.model_dump(mode="json", exclude={"tokens"})
-    return digest_of([FORMAT, fields])[:16]
+    """The identity of everything that costs depend on, the bytes of the vocabulary included, 16 hex digits."""
+    fields = context.model_dump(mode="json", exclude={"tokens", "prompt", "positions", "tokenizer"})
+    return digest_of([FORMAT, SPEAKABLE_RULES, fields, words_of(context).digest])[:16]
 
 
-def count(index: pa.Table, text: pa.Table, context: Context, tokenizer: Tokenizer) -> pa.Table:
+def words_of(context: Context) -> Tokenizer:
+    """The tokenizer of a recipe."""
+    return tokenizer(context.tokenizer, context.words)
+
+
+def count(index: pa.Table, text: pa.Table, context: Context) -> pa.Table:
     """The costs of the samples of one shard, of the schema COSTS."""
-    rows = []
-    for facts, said in zip(index.select(INDEX_COLUMNS).to_pylist(), text.to_pylist(), strict=True):
-        turns = [Turn.model_validate(turn) for turn in said["conversations"]]
-        questions = [turn for turn in turns if turn.speaker == "human"]
-        answers = [turn for turn in turns if turn.speaker == "gpt"]
-        rows.append(
-            {
-                "key": facts["key"],
-                "answers": sum(turn_tokens(tokenizer, turn, spoken=False) for turn in answers),
-                "read": [turn_tokens(tokenizer, turn, spoken=False) for turn in questions],
-                "heard": [turn_tokens(tokenizer, turn, spoken=True) for turn in questions],
-                "speakable": [unspeakable(turn.text, facts["language"]) is None for turn in questions],
-                **media_costs(facts, context),
-            }
-        )
+    words, rows = words_of(context), []
+    columns = index.select(INDEX_COLUMNS).to_pylist()
+    for facts, said in zip(columns, text.to_pylist(), strict=True):
+        turns = as_answered([Turn.model_validate(turn) for turn in said["conversations"]], context)
+        media = media_costs(facts, context)
+        media["audio_tokens"] += _markers(turns, facts, context)
+        rows.append({"key": facts["key"], **_text_costs(turns, facts, context, words), **media})
     return pa.Table.from_pylist(rows, COSTS)
+
+
+def _text_costs(turns: Sequence[Turn], facts: dict[str, Any], context: Context, words: Tokenizer) -> dict[str, Any]:
+    """What is said; a question that is heard bears what its answer's state then costs more."""
+    noise, alike = facts["kind"] == Kind.NOISE, words.states_alike and context.states == "tokens"
+    costs: dict[str, Any] = {"answers": 0, "read": [], "heard": [], "speakable": []}
+    question = turns[0]
+    for turn in turns:
+        if turn.speaker == "human":
+            question = turn
+            costs["read"].append(turn_tokens(words, turn, spoken=False, state=""))
+            costs["heard"].append(turn_tokens(words, turn, spoken=True, state=""))
+            costs["speakable"].append(unspeakable(turn.text, facts["language"]) is None)
+            continue
+        read, heard = (state_after(question, spoken=one, noise=noise, states=context.states) for one in (False, True))
+        cost = turn_tokens(words, turn, spoken=False, state=read)
+        costs["answers"] += cost
+        if read != heard and not alike:
+            costs["heard"][-1] += turn_tokens(words, turn, spoken=False, state=heard) - cost
+    return costs
+
+
+def _markers(turns: Sequence[Turn], facts: dict[str, Any], context: Context) -> int:
+    """The tokens that cut the sound of answers into runs between runs of text, beyond those of every sound."""
+    sounds, more = iter(facts["audios"]), 0
+    for turn in turns if context.interleave and facts["audios"] else ():
+        mine = [_sound_tokens(next(sounds), context) for _ in range(turn.text.count(AUDIO))]
+        if turn.speaker == "gpt" and len(mine) == 1:
+            text = words_of(context).count(PLACEHOLDER.sub("", turn.text))
+            more += SOUND_MARKS * (sound_runs(text, mine[0] - SOUND_MARKS, context.interleave) - 1)
+    return more
+
+
+def _sound_tokens(audio: dict[str, Any], context: Context) -> int:
+    return audio_tokens(resampled_length(audio["samples"], audio["rate"], 16_000), context.audio)
 
 
 def media_costs(facts: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -74,14 +115,11 @@ def media_costs(facts: dict[str, Any], context: Context) -> dict[str, Any]:
                 "all stored; ingest keeps those of 1 and 3 frames a second, 4 to 16 each"
             )
         frames += len(wanted)
+    sizes = [(image["width"], image["height"]) for image in facts["images"]]
+    each = tiles_each(sizes, most=context.tiles, thumbnail=context.thumbnail, cap=context.sample_tiles)
     return {
-        "tiles": sum(
-            tiles(image["width"], image["height"], most=context.tiles, thumbnail=context.thumbnail)
-            for image in facts["images"]
-        ),
+        "tiles": sum(tiles(*size, most=each, thumbnail=context.thumbnail) for size in sizes),
         "frames": frames,
-        "audio_tokens": sum(
-            audio_tokens(resampled_length(audio["samples"], audio["rate"], 16_000)) for audio in facts["audios"]
-        ),
+        "audio_tokens": sum(_sound_tokens(audio, context) for audio in facts["audios"]),
         "seconds": sum(audio["samples"] / audio["rate"] for audio in facts["audios"]),
     }

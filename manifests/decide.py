@@ -4,7 +4,7 @@
 Everything here is arithmetic on the tables of a snapshot, column by column: a stage may have twenty million samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -12,13 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.chat import prompt_of
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens
-from tarsia.manifests.select import Rows, divide, heard, take, walk
-from tarsia.schemas.errors import Pending
+from tarsia.manifests.select import Rows, arc, divide, heard, reach, walk
+from tarsia.schemas.errors import BadRecipe, Pending, UnknownName
 from tarsia.schemas.identity import Draws
-from tarsia.schemas.lake import CorpusState, SpeechState
+from tarsia.schemas.lake import CorpusState, Snapshot, SpeechState
 from tarsia.schemas.manifest import Ask
-from tarsia.schemas.recipe import Recipe, Stage
+from tarsia.schemas.recipe import Context, Recipe, Stage, Take
 
 Bools = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
@@ -56,28 +57,124 @@ def column(table: pa.Table, name: str) -> Any:
     return table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
 
 
+def refuse_unknown(recipe: Recipe, snapshot: Snapshot) -> None:
+    """`UserError` where a take names a corpus or a tag that the lake does not have."""
+    every = {state.corpus.name: state.corpus for state in snapshot.corpora}
+    tags = {tag for corpus in every.values() for tag in corpus.tags}
+    for name, stage in recipe.stages.items():
+        for take in stage.takes:
+            for known, what, said in (every, "corpus", take.corpus), (tags, "tag", take.tag):
+                for one in said:
+                    if one not in known:
+                        raise UnknownName(what, one, known, f"stage {name}: take {take}")
+            for one in take.corpus:
+                if not take.wants(every[one]):
+                    corpus = every[one]
+                    tagged = f" and its tags are {', '.join(corpus.tags) or 'none'}" if take.tag else ""
+                    raise BadRecipe(f"stage {name}: take {take}: corpus '{one}' is of kind {corpus.kind.value}{tagged}")
+
+
 def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tuple[Corpus, Ask, Rows]]:
     """The selected rows of every corpus that the stage asks for, in the order of its arc, with the ask."""
     chosen = []
-    for kind, amount in stage.take.items():
-        mine = [corpus for corpus in corpora if corpus.state.corpus.kind is kind]
-        totals = [float(corpus.seconds.sum()) for corpus in mine]
-        shares = divide(amount, [len(corpus.index) for corpus in mine], totals)
-        for corpus, total, asked in zip(mine, totals, shares, strict=True):
-            rows = take(corpus.draws, corpus.seconds, recipe.seed, asked)
-            quota = stage.spoken.of(int(corpus.questions[rows].sum())) if stage.spoken else None
+    admitted = {corpus.state.corpus.name: _admitted(stage, corpus) for corpus in corpora}
+    for number, one in enumerate(stage.takes):
+        mine = [corpus for corpus in corpora if number in admitted[corpus.state.corpus.name]]
+        pools = [admitted[corpus.state.corpus.name][number] for corpus in mine]
+        sizes = [_sizes(corpus, pool, one.amount.unit) for corpus, pool in zip(mine, pools, strict=True)]
+        for corpus, pool, size, asked in zip(mine, pools, sizes, _asked(one, sizes), strict=True):
+            rows = _taken(one, recipe.seed, corpus.draws if pool is None else corpus.draws[pool], size, asked)
+            rows = rows if pool is None else pool[rows]
             ask = Ask(
                 corpus=corpus.state.corpus.name,
-                kind=kind,
-                amount=str(amount),
-                available=len(corpus.index),
-                available_seconds=round(total, 6),
-                samples=asked if isinstance(asked, int) else None,
-                seconds=None if isinstance(asked, int) else round(asked, 6),
-                spoken=quota,
+                kind=one.kind,
+                take=number,
+                amount=str(one.amount),
+                available=len(corpus.index) if pool is None else len(pool),
+                available_seconds=round(float((corpus.seconds if pool is None else corpus.seconds[pool]).sum()), 6),
+                spoken=stage.spoken.of(int(corpus.questions[rows].sum())) if stage.spoken else None,
+                **_in_its_unit(one.amount.unit, size, asked),
             )
             chosen.append((corpus, ask, rows))
     return chosen
+
+
+def _admitted(stage: Stage, corpus: Corpus) -> dict[int, Rows | None]:
+    """The rows of a corpus that each take of the stage admits and none before it did; None stands for all of them."""
+    takes = list(stage.admitted(corpus.state.corpus))
+    if not takes or not len(corpus.index) or not (takes[0][1].language or takes[0][1].modality):
+        return {number: None for number, _ in takes[:1]}
+    group, names = groups(corpus.index)
+    admitted: dict[int, Rows | None] = {}
+    taken = np.zeros(len(names), np.bool_)
+    for number, take in takes:
+        fresh = np.array([take.admits(*name) for name in names], np.bool_) & ~taken
+        taken |= fresh
+        if fresh.any():
+            admitted[number] = None if fresh.all() else np.flatnonzero(fresh[group])
+    return admitted
+
+
+def groups(samples: pa.Table) -> tuple[Rows, list[tuple[str, str]]]:
+    """For each sample the number of its language and modality, and these by their number."""
+    languages, modalities = (samples[name].combine_chunks() for name in ("language", "modality"))
+    width = max(1, len(modalities.dictionary))
+    pairs = languages.indices.to_numpy().astype(np.int64) * width + modalities.indices.to_numpy()
+    found, group = np.unique(pairs, return_inverse=True)
+    named = [languages.dictionary.to_pylist(), modalities.dictionary.to_pylist()]
+    return group, [(named[0][pair // width], named[1][pair % width]) for pair in found.tolist()]
+
+
+def _sizes(corpus: Corpus, pool: Rows | None, unit: str) -> npt.NDArray[Any] | int:
+    """What an amount counts in each admitted sample; for samples themselves, how many there are."""
+    if unit in ("%", "samples"):
+        return len(corpus.index) if pool is None else len(pool)
+    if unit == "tokens":
+        return _read(corpus.costs if pool is None else picked(corpus.costs, pool))
+    sizes: npt.NDArray[Any] = corpus.seconds if unit == "h" else corpus.questions
+    return sizes if pool is None else sizes[pool]
+
+
+def _read(costs: pa.Table) -> Rows:
+    """The tokens of each sample when all of it is read, without a system prompt."""
+    tiles, frames, audio = (column(costs, name).astype(np.int64) for name in ("tiles", "frames", "audio_tokens"))
+    read = column(costs, "answers") + _sums(costs.column("read").combine_chunks())
+    return np.asarray(read + TILE_TOKENS * (tiles + frames) + audio)
+
+
+def _asked(take: Take, sizes: Sequence[npt.NDArray[Any] | int]) -> list[int | float]:
+    """What a take asks of each corpus: a share of all, or its part of a number of samples, questions, tokens, seconds.
+
+    Numbers are divided in proportion to what each corpus has of the same: whole ones exactly, seconds as they come.
+    """
+    amount = take.amount
+    if amount.unit == "%":
+        most = take.cap.number if take.cap else float("inf")
+        return [int(min(amount.of(int(count)), most)) for count in sizes]
+    if amount.unit == "h":
+        seconds = [float(np.sum(size)) for size in sizes]
+        total = sum(seconds)
+        return [float(amount.number * 3600) * own / total if total else 0.0 for own in seconds]
+    return list(divide(int(amount.number), [int(np.sum(size)) for size in sizes]))
+
+
+def _taken(take: Take, seed: int, draws: Draws, size: npt.NDArray[Any] | int, asked: int | float) -> Rows:
+    """Places in the circle of the admitted samples, in the order of their arc."""
+    unit = take.amount.unit
+    if unit == "%":
+        return arc(draws, seed, int(asked), take.amount.skipped(len(draws)))
+    if unit == "samples":
+        return arc(draws, seed, min(int(asked), len(draws)))
+    return reach(draws, seed, np.asarray(size), asked)
+
+
+def _in_its_unit(unit: str, size: npt.NDArray[Any] | int, asked: int | float) -> dict[str, Any]:
+    """The fields of an ask that say how much was asked, and of how much where the ask does not say so anyway."""
+    if unit in ("%", "samples"):
+        return {"samples": asked}
+    if unit == "h":
+        return {"seconds": round(asked, 6)}
+    return {unit: asked, f"available_{unit}": int(np.sum(size))}
 
 
 class Selected(NamedTuple):
@@ -92,21 +189,35 @@ class Selected(NamedTuple):
     hearing: "Hearing"
 
 
-def decide(corpus: Corpus, ask: Ask, rows: Rows, *, pending_as_text: bool) -> Selected:
-    """What of the selected questions is heard, and what every selected sample costs."""
-    hearing = _hearing(corpus, ask, rows, pending_as_text=pending_as_text) if ask.spoken is not None else _silence(rows)
+def decide(
+    corpus: Corpus, ask: Ask, rows: Rows, context: Context, prompts: Mapping[str, int], *, pending_as_text: bool
+) -> Selected:
+    """What of the selected questions is heard, and what every selected sample costs.
+
+    `prompts`: tokens of each system prompt, for samples that carry their own.
+    """
+    silent = ask.spoken is None
+    hearing = _silence(rows) if silent else _hearing(corpus, ask, rows, context, pending_as_text=pending_as_text)
     costs = picked(corpus.costs, rows)
-    tiles, frames, audio = (column(costs, name).astype(np.int64) for name in ("tiles", "frames", "audio_tokens"))
-    written = column(costs, "answers") + _sums(costs.column("read").combine_chunks()) + TILE_TOKENS * (tiles + frames)
+    tokens = _read(costs) + hearing.tokens
+    if context.prompt == "sample":
+        tokens += seen(picked(corpus.index, rows), prompts)
     return Selected(
         corpus,
         ask,
         rows,
-        (written + audio + hearing.tokens).astype(np.int32),
-        (audio + hearing.audio).astype(np.int32),
+        tokens.astype(np.int32),
+        (column(costs, "audio_tokens") + hearing.audio).astype(np.int32),
         column(costs, "seconds") + hearing.samples16 / 16_000,
         hearing,
     )
+
+
+def seen(samples: pa.Table, prompts: Mapping[str, int]) -> Rows:
+    """For each sample, the tokens of the system prompt that goes with its media."""
+    modality = samples["modality"].combine_chunks()
+    named = [prompts[prompt_of([name])] for name in modality.dictionary.to_pylist()]
+    return np.asarray(np.array(named, np.int64)[modality.indices.to_numpy()])
 
 
 def picked(table: pa.Table, rows: Rows) -> pa.Table:
@@ -167,6 +278,30 @@ def questions_of(corpus: Corpus) -> Questions:
     return asked
 
 
+class Said(NamedTuple):
+    """What the sidecars of a corpus say of questions that have not changed since, question by question."""
+
+    at: Rows  # where the question stands among all of the corpus
+    clip: pa.Array  # the name of its clip; null: refused
+    reason: pa.Array  # of the refusal; null: accepted
+
+
+def said_of(corpus: Corpus, first: Rows) -> Said:
+    """The decisions that stand; `first` is where each sample's questions begin."""
+    parts = [Said(np.empty(0, np.int64), pa.array([], pa.string()), pa.array([], pa.string()))]
+    if corpus.speech is not None and len(corpus.speech):
+        rows, fresh = _said_of(corpus.index, corpus.draws, corpus.speech)
+        for name, field in (("clips", "clip"), ("refused", "reason")):
+            lists = corpus.speech.column(name).combine_chunks()
+            parents, items = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
+            items, parents = items.filter(pa.array(fresh[parents])), parents[fresh[parents]]
+            at = first[rows[parents]] + pc.struct_field(items, "turn").to_numpy()
+            said, none = pc.struct_field(items, field), pa.nulls(len(items), pa.string())
+            parts.append(Said(at, said, none) if name == "clips" else Said(at, none, said))
+    at, clip, reason = zip(*parts, strict=True)
+    return Said(np.concatenate(at), pa.concat_arrays(clip), pa.concat_arrays(reason))
+
+
 def _said_of(index: pa.Table, draws: Draws, speech: pa.Table) -> tuple[Rows, Bools]:
     """For each row of a sidecar index: the row of the corpus it belongs to, and whether that is still what was said."""
     rows = np.minimum(np.searchsorted(draws, column(speech, "draw")), len(index) - 1)
@@ -198,12 +333,10 @@ def _silence(rows: Rows) -> Hearing:
     )
 
 
-def _hearing(corpus: Corpus, ask: Ask, rows: Rows, *, pending_as_text: bool) -> Hearing:
+def _hearing(corpus: Corpus, ask: Ask, rows: Rows, context: Context, *, pending_as_text: bool) -> Hearing:
     """The accepted questions that the walk meets first, as many as asked."""
     asked, order = questions_of(corpus), walk(rows, corpus.draws, corpus.questions)
-    slot_of = np.empty(len(corpus.index), np.int64)
-    slot_of[rows] = np.arange(len(rows))
-    slots, at = slot_of[order.rows], asked.first[order.rows] + order.turns
+    slots, at = order.places, asked.first[order.rows] + order.turns
     speakable = asked.speakable[at]
     refused = speakable & asked.refused[at]
     accepted = speakable & (asked.samples16[at] >= 0)
@@ -220,7 +353,7 @@ def _hearing(corpus: Corpus, ask: Ask, rows: Rows, *, pending_as_text: bool) -> 
 
     at, owners, turns = at[chosen], slots[chosen], order.turns[chosen]
     samples16, counts = asked.samples16[at], np.bincount(owners, minlength=len(rows))
-    audio = _audio_tokens(samples16)
+    audio = _audio_tokens(samples16, context)
     return Hearing(
         spoken=_grouped(counts, turns[np.lexsort((turns, owners))]),
         tokens=by_sample(audio + asked.heard[at] - asked.read[at], owners),
@@ -239,7 +372,7 @@ def _grouped(counts: Rows, values: npt.NDArray[Any]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.int32)))
 
 
-def _audio_tokens(samples16: Rows) -> Rows:
+def _audio_tokens(samples16: Rows, context: Context) -> Rows:
     """`audio_tokens` of many lengths, each different one computed once."""
     lengths, which = np.unique(samples16, return_inverse=True)
-    return np.array([audio_tokens(length) for length in lengths.tolist()], np.int64)[which]
+    return np.array([audio_tokens(length, context.audio) for length in lengths.tolist()], np.int64)[which]

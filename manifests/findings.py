@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+import duckdb
 
 from tarsia.schemas.errors import TarsiaError
+from tarsia.schemas.lake import Snapshot
+from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.model import Model
 
 
@@ -51,3 +55,24 @@ class Book:
             self.check(where, False, str(error))
         except Exception as error:
             self.check(where, False, f"cannot be checked: {type(error).__name__}: {error}")
+
+
+class StageTables(NamedTuple):
+    """A manifest, and the tables it is compared with under their names in `sql`."""
+
+    manifest: Manifest
+    where: str
+    source: Snapshot
+    sql: duckdb.DuckDBPyConnection
+    book: Book
+
+    def one(self, query: str, *values: Any) -> tuple[Any, ...]:
+        """The only row of a query."""
+        row = self.sql.execute(query, values).fetchone()
+        assert row is not None
+        return tuple(row)
+
+    def none(self, query: str, what: str, *values: Any) -> None:
+        """A query that should find nothing; the first three that it finds are said."""
+        found = self.sql.execute(f"{query} limit 3", values).fetchall()
+        self.book.check(self.where, not found, f"{what}: {'; '.join(str(row) for row in found)}")

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from tarsia.builders.packing import fill
+from tarsia.builders.packing import fill, lower_bound
 from tarsia.builders.tables import rows_digest
-from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, picked
-from tarsia.manifests.select import Rows, positions
-from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Ask, Count
-from tarsia.schemas.recipe import Recipe, Stage
+from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, picked, seen
+from tarsia.manifests.select import Rows, copies, positions, rounds
+from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
+from tarsia.schemas.recipe import Context, Pack, Recipe
 from tarsia.schemas.shard import Stored
 
 INDEX_COLUMNS = (
@@ -42,7 +42,9 @@ class Planned(NamedTuple):
     unplaced: pa.Table
     capacity: int
     bound: int
+    binding: str
     fill: float
+    deviation: Deviation | None
 
     @property
     def rows(self) -> dict[str, str]:
@@ -55,32 +57,33 @@ def plan(
     recipe: Recipe, name: str, corpora: Sequence[Corpus], prompts: dict[str, int], *, pending_as_text: bool = False
 ) -> Planned:
     """One stage of a recipe over the corpora of a lake. Raises `Pending` where speech is still undecided."""
-    stage = recipe.stages[name]
+    stage, context = recipe.stages[name], recipe.context_of(name)
     selected = [
-        decide(corpus, ask, rows, pending_as_text=pending_as_text)
+        decide(corpus, ask, rows, context, prompts, pending_as_text=pending_as_text)
         for corpus, ask, rows in choose(recipe, stage, corpora)
     ]
     everyone, tars = _everyone(selected)
     position = np.concatenate([np.empty(0), *(positions(len(one.rows)) for one in selected)])
     order = _stage_order(selected, position)
-    rooms = _rooms(everyone, stage, recipe.context.tokens, prompts)
-    filled = _fill(column(everyone, "tokens"), position, order, rooms, _seed(recipe, name))
+    carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
+    rooms = _rooms(everyone, stage.pack, context.tokens, carried)
+    parts = rounds([one.rows for one in selected])
+    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
     shards, samples = _used(tars, _placed(everyone, filled))
+    contexts = _context_table(samples, filled.starts, context, carried)
     return Planned(
         asks=tuple(one.ask for one in selected),
         counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=_group)),
         shards=shards,
-        contexts=_context_table(samples, filled.starts, prompts),
+        contexts=contexts,
         samples=samples,
         unplaced=_unplaced(everyone, order, rooms),
         capacity=rooms.capacity,
         bound=filled.bound,
+        binding=filled.binding,
         fill=round(filled.fullness, 9),
+        deviation=_deviation(samples),
     )
-
-
-def _seed(recipe: Recipe, stage: str) -> int:
-    return xxhash.xxh3_64_intdigest(f"tarsia\0fill\0{recipe.seed}\0{stage}".encode()) >> 1
 
 
 # --- the selected samples, corpus after corpus ----------------------------------------------------------------------
@@ -91,12 +94,18 @@ _PLACE = ("context", "slot")
 def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
     """All selected samples in the columns of SAMPLES that do not depend on contexts, and the tars they point into."""
     fields = [field for field in SAMPLES if field.name not in _PLACE]
-    parts, tars = [pa.schema(fields).empty_table()], list[Stored]()
+    parts, tars, firsts = [pa.schema(fields).empty_table()], list[Stored](), dict[str, int]()
     for one in selected:
         corpus, index, costs = one.corpus, picked(one.corpus.index, one.rows), picked(one.corpus.costs, one.rows)
+        if one.ask.corpus not in firsts:  # of a corpus that two takes share, the tars are listed once
+            firsts[one.ask.corpus] = len(tars)
+            tars += [shard.tar for shard in corpus.state.shards]
+            tars += [shard.tar for shard in corpus.speech_state.shards] if corpus.speech_state else []
+        first = firsts[one.ask.corpus]
         columns = {
             **{name: index[name] for name in ("key", "language", "modality", "questions")},
             **{name: index[name] for name in ("offset", "length", "checksum")},
+            "copy": pa.array(copies(one.rows).astype(np.int32)),
             "corpus": _same(one.ask.corpus, len(one.rows)),
             "kind": _same(one.ask.kind.value, len(one.rows)),
             "tokens": pa.array(one.tokens),
@@ -105,12 +114,9 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
             "frames": costs["frames"],
             "audio_tokens": pa.array(one.audio),
             "spoken": one.hearing.spoken,
-            "shard": pa.array(corpus.shard[one.rows] + np.int32(len(tars))),
+            "shard": pa.array(corpus.shard[one.rows] + np.int32(first)),
+            **_speech_columns(one, first + len(corpus.state.shards)),
         }
-        tars += [shard.tar for shard in corpus.state.shards]
-        columns |= _speech_columns(one, len(tars))
-        if corpus.speech_state is not None:
-            tars += [shard.tar for shard in corpus.speech_state.shards]
         parts.append(pa.table([columns[field.name] for field in fields], pa.schema(fields)))
     return pa.concat_tables(parts).unify_dictionaries(), tars
 
@@ -151,26 +157,32 @@ class _Rooms(NamedTuple):
     """What room each sample finds. A context that is shared leaves `capacity` tokens beside its system prompt."""
 
     capacity: int
-    room: Rows  # of a context of the sample's own
+    units: Int32s  # tiles and frames
+    unit_cap: int | None
+    room: Rows  # tokens of a context of the sample's own
     fits: Bools
     shares: Bools  # a context with others
 
 
-def _rooms(everyone: pa.Table, stage: Stage, budget: int, prompts: dict[str, int]) -> _Rooms:
-    """Videos stay alone, and so does what fits into a context only when its own, smaller, system prompt is there."""
-    tokens, video = column(everyone, "tokens"), _holds(everyone, "video")
-    prompt = np.where(video, prompts["video"], np.where(_holds(everyone, "image"), prompts["image"], prompts["text"]))
-    room = budget - prompt
-    capacity = int(room[~video].min(initial=budget - prompts["text"]))
-    fits = tokens <= room
-    return _Rooms(capacity, room, fits, fits & ~video & (tokens <= capacity) & stage.pack)
+def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int]) -> _Rooms:
+    """Some kinds and media stay alone; so does what fits only when its own, smaller, system prompt is there."""
+    tokens = column(everyone, "tokens")
+    units = column(everyone, "tiles") + column(everyone, "frames")
+    room = budget - seen(everyone, carried)
+    alone = np.full(len(tokens), pack is None)
+    for name in pack.alone if pack else ():
+        alone |= _holds(everyone, name)
+    capacity = int(room[~alone].min(initial=budget - carried["text"]))
+    unit_cap = pack.tiles if pack else None
+    fits = (tokens <= room) & (units <= (unit_cap or units))
+    return _Rooms(capacity, units, unit_cap, room, fits, fits & ~alone & (tokens <= capacity))
 
 
-def _holds(samples: pa.Table, medium: str) -> Bools:
-    """Which samples have a medium in them."""
-    modality = samples["modality"].combine_chunks()
-    named = [medium in name.split("+") for name in modality.dictionary.to_pylist()]
-    return np.asarray(np.array(named, np.bool_)[modality.indices.to_numpy()])
+def _holds(samples: pa.Table, name: str) -> Bools:
+    """Which samples have a medium in them, or are of a kind."""
+    values = samples["modality" if name in ("text", "image", "video", "audio") else "kind"].combine_chunks()
+    named = [name in value.split("+") for value in values.dictionary.to_pylist()]
+    return np.asarray(np.array(named, np.bool_)[values.indices.to_numpy()])
 
 
 class _Filled(NamedTuple):
@@ -179,22 +191,65 @@ class _Filled(NamedTuple):
     rows: Rows
     starts: Rows
     bound: int
+    binding: str
     fullness: float
 
 
-def _fill(tokens: Int32s, position: Floats, order: Rows, rooms: _Rooms, seed: int) -> _Filled:
+def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str) -> _Filled:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
+    tokens = column(everyone, "tokens")
     together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
-    packing = fill(tokens[together], rooms.capacity, seed=seed)
-    packs = len(packing.starts) - 1
+    members, starts = [together[:0]], [np.zeros(1, np.int64)]
+    for part in range(int(parts.max(initial=0)) + 1):
+        mine = together[parts[together] == part] if parts.any() else together
+        packing = fill(
+            tokens[mine],
+            rooms.capacity,
+            seed=_seed(purpose, part),
+            units=rooms.units[mine] if rooms.unit_cap else None,
+            unit_cap=rooms.unit_cap,
+        )
+        starts.append(packing.starts[1:] + starts[-1][-1])
+        members.append(mine[packing.members])
+    bound, binding = packing.bound, packing.binding
+    if parts.any():
+        units = rooms.units[together] if rooms.unit_cap else None
+        bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
+    begins = np.concatenate(starts)
+    packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
-    rows = np.concatenate([together[packing.members], alone])
-    first = np.concatenate([packing.starts[:-1], len(together) + np.arange(len(alone))])[sequence]
-    length = np.concatenate([np.diff(packing.starts), np.ones(len(alone), np.int64)])[sequence]
-    starts = np.concatenate([[0], np.cumsum(length)])
-    inside = np.arange(len(rows)) - np.repeat(starts[:-1], length)
+    rows = np.concatenate([*members, alone])
+    first = np.concatenate([begins[:-1], len(together) + np.arange(len(alone))])[sequence]
+    length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
+    ends = np.concatenate([[0], np.cumsum(length)])
+    inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
     fullness = int(tokens[together].sum(dtype=np.int64)) / (packs * rooms.capacity) if packs else 1.0
-    return _Filled(rows[np.repeat(first, length) + inside], starts, packing.bound + len(alone), fullness)
+    return _Filled(rows[np.repeat(first, length) + inside], ends, bound + len(alone), binding, fullness)
+
+
+def _seed(purpose: str, part: int) -> int:
+    return xxhash.xxh3_64_intdigest(f"tarsia\0fill\0{purpose}{f'{chr(0)}{part}' if part else ''}".encode()) >> 1
+
+
+def _deviation(samples: pa.Table) -> Deviation | None:
+    """The largest of all corpora and windows; the first of equals."""
+    window = column(samples, "context") // WINDOW
+    count = (int(samples["context"][-1].as_py()) + 1) // WINDOW if len(samples) else 0
+    if not count:
+        return None
+    names = samples["corpus"].combine_chunks()
+    width, tokens = len(names.dictionary), column(samples, "tokens").astype(np.float64)
+    codes = names.indices.to_numpy().astype(np.int64)
+    whole = np.bincount(codes, tokens, width) / tokens.sum()
+    inside = np.bincount(window * width + codes, tokens, (count + 1) * width).reshape(-1, width)[:count]
+    shares = inside / inside.sum(axis=1, keepdims=True)
+    at, corpus = np.unravel_index(np.argmax(np.abs(shares - whole)), shares.shape)
+    return Deviation(
+        corpus=names.dictionary[corpus].as_py(),
+        window=int(at),
+        share=round(float(shares[at, corpus]), 9),
+        whole=round(float(whole[corpus]), 9),
+    )
 
 
 # --- the tables of the manifest -------------------------------------------------------------------------------------
@@ -235,12 +290,17 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
     rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
-    figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), strict=True)
-    reasons = [f"over-long: {tokens} tokens, room for {room}" for tokens, room in figures]
+    figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), rooms.units[over].tolist(), strict=True)
+    reasons = [
+        f"over-long: {tokens} tokens, room for {room}"
+        if tokens > room
+        else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
+        for tokens, room, units in figures
+    ]
     return pa.table([*rows.columns, pa.array(reasons, pa.string())], UNPLACED)
 
 
-def _context_table(samples: pa.Table, starts: Rows, prompts: dict[str, int]) -> pa.Table:
+def _context_table(samples: pa.Table, starts: Rows, context: Context, carried: dict[str, int]) -> pa.Table:
     """CONTEXTS, from the samples in training order."""
     begins, size = starts[:-1], np.diff(starts)
 
@@ -250,14 +310,15 @@ def _context_table(samples: pa.Table, starts: Rows, prompts: dict[str, int]) -> 
     video, image = (
         np.maximum.reduceat(_holds(samples, name), begins) if len(begins) else begins > 0 for name in ("video", "image")
     )
-    carried = np.where(video, 2, np.where(image, 1, 0)).astype(np.int32)
+    number = np.where(video, 2, np.where(image, 1, 0)).astype(np.int32)
+    said = pa.array(PROMPTS) if context.prompt == "context" else pa.array([context.prompt])
     columns = {
         "context": np.arange(len(size), dtype=np.int32),
-        "prompt": pa.DictionaryArray.from_arrays(pa.array(carried), pa.array(PROMPTS)),
+        "prompt": pa.DictionaryArray.from_arrays(pa.array(number if len(said) > 1 else number * 0), said),
         "samples": size.astype(np.int32),
         "first": begins,
         **{name: sums(name) for name in ("tiles", "frames", "audio_tokens", "seconds")},
-        "tokens": sums("tokens") + np.array([prompts[name] for name in PROMPTS], np.int32)[carried],
+        "tokens": sums("tokens") + np.array([carried[name] for name in PROMPTS], np.int32)[number],
     }
     return pa.table([columns[field.name] for field in CONTEXTS], CONTEXTS)
 
@@ -269,7 +330,7 @@ def _counts(selected: Sequence[Selected], everyone: pa.Table, fits: Bools) -> It
         samples = everyone.slice(begin, len(one.rows))
         placed = fits[begin : begin + len(one.rows)].astype(np.int64)
         begin += len(one.rows)
-        group, names = _groups(samples)
+        group, names = groups(samples)
         hearing, spoken = one.hearing, pc.list_value_length(one.hearing.spoken).to_numpy()
         figures: dict[str, Any] = {
             "speakable": hearing.speakable,
@@ -292,13 +353,3 @@ def _counts(selected: Sequence[Selected], everyone: pa.Table, fits: Bools) -> It
 
 def _group(count: Count) -> tuple[str, ...]:
     return count.corpus, count.kind, count.language, count.modality
-
-
-def _groups(samples: pa.Table) -> tuple[Rows, list[tuple[str, str]]]:
-    """For each sample the number of its language and modality, and these by their number."""
-    languages, modalities = (samples[name].combine_chunks() for name in ("language", "modality"))
-    width = max(1, len(modalities.dictionary))
-    pairs = languages.indices.to_numpy().astype(np.int64) * width + modalities.indices.to_numpy()
-    found, group = np.unique(pairs, return_inverse=True)
-    named = [languages.dictionary.to_pylist(), modalities.dictionary.to_pylist()]
-    return group, [(named[0][pair // width], named[1][pair % width]) for pair in found.tolist()]

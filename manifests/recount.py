@@ -3,11 +3,6 @@
 Nulls never pass: tables may have been tampered with, so that comparisons say `is distinct from` instead of `<>`.
 """
 
-from collections import Counter
-from fractions import Fraction
-from typing import Any, NamedTuple
-
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,43 +12,31 @@ from tarsia.builders.packing import lower_bound
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.builders.tokens import tokenizer
-from tarsia.manifests.findings import Book
-from tarsia.schemas.identity import redraws, start
-from tarsia.schemas.lake import ORDER, Snapshot
-from tarsia.schemas.manifest import Manifest
-from tarsia.schemas.recipe import Recipe
+from tarsia.manifests.findings import StageTables
+from tarsia.manifests.reselect import check_selection, register_scope, register_takes
+from tarsia.schemas.identity import redraws
+from tarsia.schemas.lake import ORDER
+from tarsia.schemas.manifest import WINDOW
+from tarsia.schemas.recipe import Pack, Recipe
+from tarsia.schemas.sample import Kind
 from tarsia.schemas.shard import INDEX, SPEECH
 
 _INDEX = ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum")
-_SEEN = """(case when contains(modality::varchar, 'video') then 'video'
-                 when contains(modality::varchar, 'image') then 'image' else 'text' end)"""
 
 
-class StageTables(NamedTuple):
-    """A manifest, and the tables it is compared with under their names in `sql`."""
-
-    manifest: Manifest
-    where: str
-    source: Snapshot
-    sql: duckdb.DuckDBPyConnection
-    book: Book
-
-    def one(self, query: str, *values: Any) -> tuple[Any, ...]:
-        """The only row of a query."""
-        row = self.sql.execute(query, values).fetchone()
-        assert row is not None
-        return tuple(row)
-
-    def none(self, query: str, what: str, *values: Any) -> None:
-        """A query that should find nothing; the first three that it finds are said."""
-        found = self.sql.execute(f"{query} limit 3", values).fetchall()
-        self.book.check(self.where, not found, f"{what}: {'; '.join(str(row) for row in found)}")
+def _alone(pack: Pack | None) -> str:
+    """SQL: whether a sample shares its context with nobody."""
+    media, kinds = ("text", "image", "video", "audio"), [kind.value for kind in Kind]
+    named = [f"contains(modality::varchar, '{name}')" for name in media if pack and name in pack.alone]
+    named += [f"kind::varchar = '{name}'" for name in kinds if pack and name in pack.alone]
+    return f"({' or '.join(named) or str(pack is None).lower()})"
 
 
 def recount(stage: StageTables, tables: dict[str, pa.Table], store: Store, recipe: Recipe | None) -> None:
     """Notes whatever of the stage is not as its manifest says; leaves its tables registered."""
     _register(stage, tables, store)
-    for check in (_check_contexts, _check_samples, _check_rooms, _check_selection, _check_speech, _check_counts):
+    checks = (_check_contexts, _check_samples, _check_rooms, check_selection, _check_speech, _check_counts)
+    for check in (*checks, _check_deviation):
         with stage.book.reading(stage.where):
             check(stage)
     with stage.book.reading(stage.where):
@@ -67,14 +50,12 @@ def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> 
     rows = pa.array(np.arange(len(tables["samples"])))
     for name, table in {**tables, "samples": tables["samples"].append_column("row", rows)}.items():
         sql.register(name, table)
-    facts = "key, corpus::varchar as corpus, kind::varchar as kind, language::varchar as lang, modality::varchar"
+    facts = "key, copy, corpus::varchar as corpus, kind::varchar as kind, language::varchar as lang, modality::varchar"
     sql.execute(
         f"""create or replace temp table chosen as
             select {facts} as modality, questions, tokens, seconds, spoken, true as placed from samples union all
             select {facts}, questions, tokens, seconds, null, false from unplaced"""
     )
-    sql.execute("insert into everyone select ?, ?, ?, corpus, key from chosen",
-                [manifest.model, manifest.seed, manifest.name])  # fmt: skip
     parts, spoken = [_index_of(INDEX.empty_table(), "", "")], [_located(SPEECH.empty_table(), "", "")]
     for state in stage.source.corpora:
         for shard in state.shards:
@@ -91,7 +72,16 @@ def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> 
     kinds = {state.corpus.name: state.corpus.kind.value for state in stage.source.corpora}
     names, values = (pa.array(list(part), pa.string()) for part in (kinds, kinds.values()))
     sql.register("corpora", pa.table({"corpus": names, "kind": values}))
-    sql.register("prompts", pa.table({"prompt": list(manifest.prompts), "cost": list(manifest.prompts.values())}))
+    sql.register("own_prompts", pa.table({"prompt": list(manifest.prompts), "cost": list(manifest.prompts.values())}))
+    shared = str(manifest.context.prompt == "context").lower()  # else no context bears the cost of a prompt
+    cost = f"if({shared}, cost, 0) as cost"
+    sql.execute(f"create or replace temp table prompts as select prompt, {cost} from own_prompts")
+    sql.execute(
+        """create or replace temp macro seen(modality) as case when contains(modality::varchar, 'video') then 'video'
+           when contains(modality::varchar, 'image') then 'image' else 'text' end"""
+    )
+    register_takes(stage)
+    register_scope(stage)
 
 
 def _index_of(index: pa.Table, corpus: str, path: str) -> pa.Table:
@@ -124,9 +114,11 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
     if recipe is not None:
         book.equal(where, "model", manifest.model, recipe.model)
         book.equal(where, "seed", manifest.seed, recipe.seed)
-        book.equal(where, "context", manifest.context, recipe.context)
         book.equal(where, "stage", manifest.stage, recipe.stages.get(manifest.name))
-    words = tokenizer(manifest.context.tokenizer)
+        tokens = (manifest.stage.pack.tokens if manifest.stage.pack else None) or recipe.context.tokens
+        book.equal(where, "context", manifest.context, recipe.context.model_copy(update={"tokens": tokens}))
+    words = tokenizer(manifest.context.tokenizer, manifest.context.words)
+    book.equal(where, "vocabulary", manifest.vocabulary, words.digest)
     book.equal(where, "prompts", manifest.prompts, {name: system_tokens(words, name) for name in PROMPTS})
     known = {shard.tar for state in stage.source.corpora for shard in state.shards}
     known |= {shard.tar for speech in stage.source.speech for shard in speech.shards}
@@ -137,7 +129,9 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
 
 
 def _check_contexts(stage: StageTables) -> None:
-    """Every context whole, within its budget, and what its row says."""
+    """Every context whole, within its budget, and what its row says; no sample meets a copy of itself."""
+    manifest = stage.manifest
+    most = (manifest.stage.pack.tiles if manifest.stage.pack else None) or 2**31
     stage.book.equal(stage.where, "contexts", stage.manifest.contexts, stage.one("select count(*) from contexts")[0])
     stage.none(
         f"""
@@ -145,27 +139,30 @@ def _check_contexts(stage: StageTables) -> None:
             select context, count(*) as n, sum(tokens) as t, sum(tiles) as s_tiles, sum(frames) as s_frames,
                    sum(audio_tokens) as s_audio, sum(seconds) as s_seconds, min(slot) as low, max(slot) as high,
                    count(distinct slot) as slots, bool_and(row - slot is not distinct from first) as in_place,
-                   bool_or({_SEEN} = 'video') as video, bool_or({_SEEN} = 'image') as image
+                   bool_or(seen(modality) = 'video') as video, bool_or(seen(modality) = 'image') as image,
+                   bool_or({_alone(manifest.stage.pack)}) as alone,
+                   count(*) - count(distinct key) as repeated
             from samples left join (select context, first from contexts) using (context) group by context),
         starts as (
             select context, coalesce(sum(samples) over (order by context rows between unbounded preceding
                    and 1 preceding), 0) as begins, row_number() over (order by context) - 1 as number from contexts)
         select 'context', c.context, 'recorded', c.tokens, 'its samples come to', s.t + p.cost from contexts c
-        left join sums s using (context) left join prompts p on p.prompt = c.prompt::varchar
+        left join sums s using (context) left join prompts p on p.prompt =
+              (case when s.video then 'video' when s.image then 'image' else 'text' end)
         left join starts f using (context)
         where c.samples is distinct from s.n or c.tokens is distinct from s.t + p.cost or c.tokens > $1
            or c.tiles is distinct from s_tiles or c.frames is distinct from s_frames
            or c.audio_tokens is distinct from s_audio or not coalesce(abs(c.seconds - s_seconds) <= 1e-6, false)
            or s.low is distinct from 0 or s.high is distinct from s.n - 1 or s.slots is distinct from s.n
            or not coalesce(in_place, false) or c.first is distinct from f.begins or c.context is distinct from f.number
-           or (s.video and s.n > 1) or (s.n > 1 and not $2)
-           or c.prompt::varchar is distinct from
-              (case when s.video then 'video' when s.image then 'image' else 'text' end)
+           or (s.alone and s.n > 1) or s.repeated > 0 or c.tiles + c.frames > $2
+           or c.prompt::varchar is distinct from if($3 = 'context', p.prompt, $3)
         order by 2
         """,
         "contexts that are not the sum of their samples, or differ from their row",
-        stage.manifest.context.tokens,
-        stage.manifest.stage.pack,
+        manifest.context.tokens,
+        most,
+        manifest.context.prompt,
     )
     stage.none(
         "select key, context from samples where context is null or context not in (select context from contexts)",
@@ -175,7 +172,7 @@ def _check_contexts(stage: StageTables) -> None:
 
 def _check_samples(stage: StageTables) -> None:
     """Every sample once, and as the lake's index has it."""
-    twice = stage.one("select count(*) - count(distinct key) from chosen")[0]
+    twice = stage.one("select count(*) - count(distinct (key, copy)) from chosen")[0]
     stage.book.equal(stage.where, "samples selected twice", 0, twice)
     stage.none(
         """
@@ -200,86 +197,43 @@ def _check_samples(stage: StageTables) -> None:
 
 def _check_rooms(stage: StageTables) -> None:
     """Unplaced is what no context of its own could hold; the bound and the fill are those of what may be shared."""
-    manifest, budget = stage.manifest, stage.manifest.context.tokens
+    manifest, budget, pack = stage.manifest, stage.manifest.context.tokens, stage.manifest.stage.pack
+    most = (pack.tiles if pack else None) or 2**31
     stage.sql.execute(
         f"""create or replace temp table rooms as
-            select c.*, {_SEEN} as seen, $1 - p.cost as room from chosen c left join prompts p on p.prompt = {_SEEN}""",
+            select c.*, {_alone(pack)} as alone, $1 - p.cost as room from chosen c
+            left join prompts p on p.prompt = seen(modality)""",
         [budget],
     )
-    least = stage.one("select min(room) from rooms where seen <> 'video'")[0]
-    capacity = min(budget - manifest.prompts["text"], least if least is not None else budget)
+    least = stage.one("select min(room) from rooms where not alone")[0]
+    text = stage.one("select cost from prompts where prompt = 'text'")[0]
+    capacity = min(budget - text, least if least is not None else budget)
     stage.book.equal(stage.where, "capacity", manifest.capacity, capacity)
     stage.none(
         """
-        select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key) where not r.placed and
-        (r.tokens <= r.room or u.reason is distinct from format('over-long: {} tokens, room for {}', r.tokens, r.room))
+        select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy) where not r.placed and
+        case when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
+                                                                          r.tokens, r.room)
+        else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
+             or regexp_extract(u.reason, '[0-9]+')::bigint <= $1 end
         order by 1
         """,
         "unplaced samples that would fit, or for another reason",
+        most,
     )
     shared = stage.sql.sql(
-        """select r.tokens, s.context from rooms r join samples s using (key)
-           where r.placed and r.seen <> 'video' and $1 and r.tokens <= $2 and r.tokens > 0 and s.context is not null""",
-        params=[manifest.stage.pack, capacity],
+        """select r.tokens, s.tiles + s.frames as units, s.context from rooms r join samples s using (key, copy)
+           where r.placed and not r.alone and r.tokens <= $1 and r.tokens > 0 and s.context is not null""",
+        params=[capacity],
     ).fetchnumpy()
     costs, packs = np.asarray(shared["tokens"], np.int32), len(np.unique(shared["context"]))
+    units = np.asarray(shared["units"], np.int32) if pack and pack.tiles else None
     alone = stage.one("select count(*) from samples")[0] - len(costs)
-    stage.book.equal(stage.where, "bound", manifest.bound, lower_bound(costs, capacity)[0] + alone)
+    bound, binding = lower_bound(costs, capacity, units, pack.tiles if pack else None)
+    stage.book.equal(stage.where, "bound", manifest.bound, bound + alone)
+    stage.book.equal(stage.where, "binding", manifest.binding, binding)
     fullness = int(costs.sum(dtype=np.int64)) / (packs * capacity) if packs else 1.0
     stage.book.equal(stage.where, "fill", manifest.fill, fullness)
-
-
-def _check_selection(stage: StageTables) -> None:
-    """The selected samples are the first of the arc, and as many as asked."""
-    manifest, book = stage.manifest, stage.book
-    wanted = [state for state in stage.source.corpora if state.corpus.kind in manifest.stage.take]
-    names = sorted(state.corpus.name for state in wanted)
-    book.equal(stage.where, "corpora asked", sorted(ask.corpus for ask in manifest.asks), names)
-    kinds = {state.corpus.name: state.corpus.kind for state in wanted}
-    hours = Counter[str]()
-    for corpus, seconds in stage.sql.execute("select corpus, sum(seconds) from lake_index group by 1").fetchall():
-        hours[corpus] = seconds
-    for ask in manifest.asks:
-        where, amount = f"{stage.where} {ask.corpus}", manifest.stage.take[kinds[ask.corpus]]
-        book.equal(where, "kind", ask.kind, kinds[ask.corpus])
-        book.equal(where, "amount", ask.amount, str(amount))
-        available, selected = stage.one(
-            """select (select count(*) from lake_index where corpus = $1),
-                      (select count(*) from chosen where corpus = $1)""",
-            ask.corpus,
-        )
-        book.equal(where, "samples in the lake", ask.available, available)
-        book.equal(where, "seconds in the lake", ask.available_seconds, hours[ask.corpus])
-        if amount.unit == "%":
-            book.equal(where, "asked", ask.samples, round(Fraction(amount.number) / 100 * available))
-            book.equal(where, "selected", ask.samples, selected)
-            book.equal(where, "seconds asked", ask.seconds, None)
-        else:
-            whole = sum(hours[name] for name, kind in kinds.items() if kind is ask.kind)
-            asked = float(amount.number * 3600) * hours[ask.corpus] / whole if whole else 0.0
-            book.equal(where, "samples asked", ask.samples, None)
-            book.equal(where, "seconds asked", ask.seconds, asked)
-            _check_hours(stage, where, ask.corpus, asked, selected, available)
-        outside = stage.one(f"with {_ARC} select count(*) from chosen left join arc using (key)"
-                            " where chosen.corpus = $1 and (place is null or place > $3)",
-                            ask.corpus, str(start(manifest.seed)), selected)  # fmt: skip
-        book.equal(where, "selected samples outside the arc", 0, outside[0])
-
-
-_ARC = """arc as (select key, seconds, row_number() over (order by draw < $2::ubigint, draw, key) as place
-                  from lake_index where corpus = $1)"""
-
-
-def _check_hours(stage: StageTables, where: str, corpus: str, asked: float, selected: int, available: int) -> None:
-    """As many samples as it takes to reach the seconds asked, and not one more."""
-    reached, before = stage.one(
-        f"""with {_ARC} select coalesce(sum(seconds) filter (place <= $3), 0),
-                               coalesce(sum(seconds) filter (place < $3), 0) from arc""",
-        corpus, str(start(stage.manifest.seed)), selected,
-    )  # fmt: skip
-    enough = reached >= asked - 1e-6 or selected == available
-    stage.book.check(where, enough, f"seconds asked {asked}, selected {reached}")
-    stage.book.check(where, not selected or before < asked + 1e-6, f"seconds asked {asked}, {before} were enough")
 
 
 def _check_speech(stage: StageTables) -> None:
@@ -287,28 +241,37 @@ def _check_speech(stage: StageTables) -> None:
     manifest, book, sql = stage.manifest, stage.book, stage.sql
     fresh = "from lake_speech s join lake_index i on i.key = s.key and i.record = s.record and i.corpus = s.corpus"
     sql.execute(f"create or replace temp table no as select s.corpus, s.key, unnest(s.refused).turn as turn {fresh}")
-    clips = sql.sql(
-        f"""select corpus, key, draw, clip.turn as turn, clip.samples16 as samples16 from
-            (select s.corpus, s.key, s.draw, unnest(s.clips) as clip {fresh})"""
-    ).to_arrow_table()
-    draws, turns = (clips[name].combine_chunks().to_numpy() for name in ("draw", "turn"))
-    coins = redraws(draws.astype(np.uint64), "spoken", turns.astype(np.uint64))
-    sql.register("clips", clips.append_column("coin", pa.array(coins)))
-    asked = {ask.corpus: ask.spoken or 0 for ask in manifest.asks}
-    sql.register("quotas", pa.table({"corpus": pa.array(list(asked), pa.string()), "quota": list(asked.values())}))
     sql.execute(
-        """create or replace temp table due as select corpus, key, turn, samples16, placed from
-           (select clips.*, c.placed, row_number() over (partition by clips.corpus order by coin, clips.key, turn)
-            as place from clips join chosen c on c.key = clips.key and c.corpus = clips.corpus)
-           join quotas using (corpus) where place <= quota"""
+        f"""create or replace temp table clips as
+            select corpus, key, draw, clip.turn as turn, clip.samples16 as samples16 from
+            (select s.corpus, s.key, s.draw, unnest(s.clips) as clip {fresh})"""
+    )
+    of_chosen = sql.sql(
+        """select b.take, c.corpus, c.key, c.copy, c.placed, v.draw, v.turn, v.samples16 from clips v
+           join chosen c on c.key = v.key and c.corpus = v.corpus
+           join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality"""
+    ).to_arrow_table()
+    draws, turns, copies = (of_chosen[name].combine_chunks().to_numpy().astype(np.uint64)
+                            for name in ("draw", "turn", "copy"))  # fmt: skip
+    coins = redraws(draws, "spoken", turns + copies * np.uint64(2**32))
+    sql.register("coined", of_chosen.append_column("coin", pa.array(coins)))
+    quotas = [(ask.corpus, ask.take, ask.spoken or 0) for ask in manifest.asks]
+    columns = list(zip(*quotas, strict=True)) or [(), (), ()]
+    types = (pa.string(), pa.int32(), pa.int64())
+    arrays = [pa.array(list(column), kind) for column, kind in zip(columns, types, strict=True)]
+    sql.register("quotas", pa.table(arrays, ["corpus", "take", "quota"]))
+    sql.execute(
+        """create or replace temp table due as select corpus, key, copy, turn, samples16, placed from
+           (select *, row_number() over (partition by corpus, take order by coin, key, turn, copy) as place from coined)
+           join quotas using (corpus, take) where place <= quota"""
     )
     sql.execute(
         """create or replace temp table heard as
-           select corpus::varchar as corpus, key, unnest(spoken) as turn from samples"""
+           select corpus::varchar as corpus, key, copy, unnest(spoken) as turn from samples"""
     )
     stage.none(
-        """(select 'heard', * from (select * from heard except select corpus, key, turn from due where placed))
-           union all (select 'not heard', * from (select corpus, key, turn from due where placed except
+        """(select 'heard', * from (select * from heard except select corpus, key, copy, turn from due where placed))
+           union all (select 'not heard', * from (select corpus, key, copy, turn from due where placed except
            select * from heard))""",
         "questions heard that are not the first accepted, or the reverse",
     )
@@ -326,16 +289,17 @@ def _check_speech(stage: StageTables) -> None:
         "samples whose speech lies elsewhere",
     )
     stage.none(
-        """with said as (select key, sum(samples16) / 16000 as seconds from due group by key)
+        """with said as (select key, copy, sum(samples16) / 16000 as seconds from due group by all)
            select c.key, c.seconds from chosen c join lake_index i on i.key = c.key and i.corpus = c.corpus
-           left join said on said.key = c.key
+           left join said on said.key = c.key and said.copy = c.copy
            where not coalesce(abs(c.seconds - i.seconds - coalesce(said.seconds, 0)) <= 1e-6, false)""",
         "samples with other seconds than their audio and their clips",
     )
-    counted = dict(sql.execute("select corpus, sum(questions) from chosen group by 1").fetchall())
+    by_take = "select corpus, take, sum(questions) from chosen join belongs using (corpus, lang, modality) group by all"
+    counted = {(corpus, take): questions for corpus, take, questions in sql.execute(by_take).fetchall()}
     for ask in manifest.asks:
         share = manifest.stage.spoken
-        quota = round(share.number / 100 * counted.get(ask.corpus, 0)) if share else None
+        quota = round(share.number / 100 * counted.get((ask.corpus, ask.take), 0)) if share else None
         book.equal(f"{stage.where} {ask.corpus}", "questions to be heard", ask.spoken, quota)
 
 
@@ -348,10 +312,10 @@ def _check_counts(stage: StageTables) -> None:
     manifest, book = stage.manifest, stage.book
     rows = stage.sql.execute(
         """
-        with said as (select key, count(*) as spoken from due group by key),
+        with said as (select key, copy, count(*) as spoken from due group by all),
         refusals as (select key, count(*) as refused from no group by key),
         every as (select chosen.*, coalesce(said.spoken, 0) as said, coalesce(refused, 0) as refused
-                  from chosen left join said using (key) left join refusals using (key))
+                  from chosen left join said using (key, copy) left join refusals using (key))
         select corpus, kind, lang, modality, count(*), sum(questions), sum(tokens), sum(seconds),
                count(*) filter (placed), coalesce(sum(questions) filter (placed), 0),
                coalesce(sum(tokens) filter (placed), 0), coalesce(sum(seconds) filter (placed), 0),
@@ -369,3 +333,31 @@ def _check_counts(stage: StageTables) -> None:
                 book.equal(where, name, getattr(one, name), value)
         if not manifest.stage.spoken:
             book.equal(where, "speakable, refused, pending", (one.speakable, one.refused, one.pending), (0, 0, 0))
+
+
+def _check_deviation(stage: StageTables) -> None:
+    """The corpus and the window of contexts whose share of tokens is furthest from that of the stage."""
+    claimed = stage.manifest.deviation
+    furthest = stage.sql.execute(
+        f"""
+        with tokens as (select corpus::varchar as corpus, context // {WINDOW} as number, sum(tokens) as t from samples
+                        group by all),
+        everywhere as (select corpus, sum(t) / (select sum(t) from tokens) as share from tokens group by corpus),
+        windows as (select number, sum(t) as t from tokens where number < {stage.manifest.contexts // WINDOW}
+                    group by 1),
+        pairs as (select e.corpus, w.number, coalesce(k.t, 0) / w.t as inside, e.share as whole
+                  from windows w cross join everywhere e left join tokens k on k.number = w.number
+                  and k.corpus = e.corpus)
+        select corpus, number, inside, whole, abs(inside - whole), max(abs(inside - whole)) over () from pairs
+        """
+    ).fetchall()
+    stage.book.equal(stage.where, "whether there is a window", claimed is not None, bool(furthest))
+    if claimed is None or not furthest:
+        return
+    where = f"{stage.where} window {claimed.window} {claimed.corpus}"
+    mine = [row for row in furthest if row[:2] == (claimed.corpus, claimed.window)]
+    stage.book.check(where, bool(mine), "no such corpus or window")
+    for _, _, inside, whole, distance, largest in mine:
+        stage.book.equal(where, "share of tokens", claimed.share, inside)
+        stage.book.equal(where, "share of tokens in the stage", claimed.whole, whole)
+        stage.book.check(where, distance >= largest - 1e-6, f"deviation {distance} is not the largest, {largest} is")

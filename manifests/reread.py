@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from tarsia.builders.audio import resampled_length
-from tarsia.builders.chat import Control, Medium, pieces, state_after
+from tarsia.builders.chat import Medium, as_answered, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.images import read_image
 from tarsia.builders.shards import members
 from tarsia.builders.speech import unspeakable
@@ -43,9 +43,10 @@ class Claim(NamedTuple):
     manifest: Manifest
     source: Snapshot
     samples: pa.Table
-    unplaced: Mapping[str, int]  # key -> tokens
-    due: Mapping[str, Mapping[int, int]]  # of unplaced samples: the turns that count as heard, their samples at 16 kHz
+    unplaced: Mapping[str, Mapping[int, int]]  # key -> copy -> tokens
+    due: Mapping[tuple[str, int], Mapping[int, int]]  # of unplaced copies: the turns heard, their samples at 16 kHz
     decided: Mapping[Group, int]  # questions with a verdict, of the selected
+    takes: Mapping[Group, int]  # to which of the stage's takes samples belong
 
 
 class Cost(NamedTuple):
@@ -147,31 +148,41 @@ class _Tally:
         self._order = np.argsort(shards, kind="stable")
         self._sorted = shards[self._order]
         self._numbers = {stored.path: number for number, stored in enumerate(claim.manifest.shards)}
-        self._path, self._rows = "", dict[str, dict[str, Any]]()
+        self._path, self._rows = "", dict[str, list[dict[str, Any]]]()
         self._waiting = len(claim.samples)
+        self._tokens: Counter[tuple[str, int]] = Counter()  # of all that a take admits, where it asks for tokens
+        asks = claim.manifest.asks
+        self._counted = {(ask.corpus, ask.take) for ask in asks if ask.available_tokens is not None}
 
     def add(self, store: Store, path: str, sample: Sample, media: Mapping[str, bytes], book: Book) -> None:
         """Compares what the manifest says of a sample with what it is."""
-        row, claim = self._in(path).pop(sample.key, None), self.claim
-        where = f"{claim.where} {sample.key}"
-        if row is not None:
-            spoken = _clip_lengths(store, claim.manifest, row, book, where)
-            cost = cost_of(sample, media, spoken, claim.manifest.context)
+        rows, claim = self._in(path).pop(sample.key, []), self.claim
+        where, context = f"{claim.where} {sample.key}", claim.manifest.context
+        group = (sample.corpus, sample.language, sample.modality)
+        take = (sample.corpus, claim.takes.get(group, -1))
+        if take in self._counted:
+            bare = context.model_copy(update={"prompt": "none"})
+            self._tokens[take] += cost_of(sample, media, {}, bare).tokens
+        for row in rows:
+            cost = cost_of(sample, media, _clip_lengths(store, claim.manifest, row, book, where), context)
             self._waiting -= 1
             for name, found in cost._asdict().items():
                 book.equal(where, name, row[name], found)
-        elif sample.key in claim.unplaced:
-            tokens = cost_of(sample, media, claim.due.get(sample.key, {}), claim.manifest.context).tokens
-            book.equal(where, "tokens", claim.unplaced[sample.key], tokens)
-        else:
-            return
+        unplaced = claim.unplaced.get(sample.key, {})
+        for copy, tokens in unplaced.items():
+            cost = cost_of(sample, media, claim.due.get((sample.key, copy), {}), context)
+            book.equal(where, "tokens", tokens, cost.tokens)
         questions = [turn.text for turn in sample.conversations if turn.speaker == "human"]
         speakable = sum(unspeakable(question, sample.language) is None for question in questions)
-        self._speakable[sample.corpus, sample.language, sample.modality] += speakable
+        self._speakable[group] += speakable * (len(rows) + len(unplaced))
 
     def close(self, book: Book) -> None:
         """Says how many samples were never met, and compares the counts that only the words can tell."""
         book.equal(self.claim.where, "samples not found in any tar", 0, self._waiting)
+        for ask in self.claim.manifest.asks:
+            if ask.available_tokens is not None:
+                found = self._tokens[ask.corpus, ask.take]
+                book.equal(f"{self.claim.where} {ask.corpus}", "tokens in the lake", ask.available_tokens, found)
         if self.claim.manifest.stage.spoken is None:
             return
         for one in self.claim.manifest.counts:
@@ -180,12 +191,14 @@ class _Tally:
             book.equal(where, "speakable", one.speakable, self._speakable[group])
             book.equal(where, "pending", one.pending, pending)
 
-    def _in(self, path: str) -> dict[str, dict[str, Any]]:
+    def _in(self, path: str) -> dict[str, list[dict[str, Any]]]:
         if path != self._path:
             number = self._numbers.get(path, -2)
             begin, end = np.searchsorted(self._sorted, [number, number + 1])
             rows = self.claim.samples.take(pa.array(self._order[begin:end])).to_pylist()
-            self._path, self._rows = path, {row["key"]: row for row in rows}
+            self._path, self._rows = path, {}
+            for row in rows:
+                self._rows.setdefault(row["key"], []).append(row)
         return self._rows
 
 
@@ -203,9 +216,9 @@ def _clip_lengths(store: Store, manifest: Manifest, row: Mapping[str, Any], book
 
 def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int], context: Context) -> Cost:
     """A sample as the model meets it, piece by piece; `heard`: samples at 16 kHz of the questions that are."""
-    words, rule = tokenizer(context.tokenizer), context.frames
+    words, rule = tokenizer(context.tokenizer, context.words), context.frames
     sizes = [read_image(media[image.member], image.member) for image in sample.images]
-    images = iter([tiles(one.width, one.height, most=context.tiles, thumbnail=context.thumbnail) for one in sizes])
+    images = iter(_tiles([(one.width, one.height) for one in sizes], context))
     videos = iter(
         [
             len(frame_positions(one.length, one.fps, rate=rule.fps, least=rule.min, most=rule.max))
@@ -213,27 +226,50 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
         ]
     )
     audios = iter([_length(media[audio.member]) for audio in sample.audios])
-    text = seen = frames = audio = turn_number = 0
+    rendered = system(prompt_of([sample.modality])) if context.prompt == "sample" else []
+    text = sum(len(ids_of(words, piece)) for piece in rendered)
+    seen = frames = audio = turn_number = 0
     seconds, state = 0.0, ""
-    for turn in sample.conversations:
-        spoken = turn.speaker == "human" and turn_number in heard
+    for turn in as_answered(sample.conversations, context):
+        spoken, sounds = turn.speaker == "human" and turn_number in heard, []
         for piece in pieces(turn, spoken=spoken, state=state):
-            if isinstance(piece, str):
-                text += len(words.encode(piece))
-            elif isinstance(piece, Control):
-                text += 1
-            elif piece is Medium.IMAGE:
+            text += len(ids_of(words, piece))
+            if piece is Medium.IMAGE:
                 seen += next(images)
             elif piece is Medium.VIDEO:
                 frames += next(videos)
-            else:
+            elif piece is Medium.AUDIO:
                 samples, rate = (heard[turn_number], 16_000) if spoken else next(audios)
-                audio += audio_tokens(resampled_length(samples, rate, 16_000))
+                sounds.append(audio_tokens(resampled_length(samples, rate, 16_000), context.audio))
                 seconds += samples / rate
+        audio += sum(sounds)
+        if context.interleave and turn.speaker == "gpt" and len(sounds) == 1:
+            audio += 2 * _cuts(len(words.encode(turn.text.replace(AUDIO, ""))), sounds[0] - 2, context.interleave)
         if turn.speaker == "human":
-            state = state_after(turn, spoken=spoken, noise=sample.kind is Kind.NOISE)
+            noise = sample.kind is Kind.NOISE
+            state = state_after(turn, spoken=spoken, noise=noise, states=context.states)
             turn_number += 1
     return Cost(text + TILE_TOKENS * (seen + frames) + audio, seen, frames, audio, seconds)
+
+
+def _tiles(sizes: Sequence[tuple[int, int]], context: Context) -> list[int]:
+    """The tiles of each image of a sample: with the largest number for each that keeps the sample within its cap."""
+    for each in range(context.tiles, 0, -1):
+        counts = [tiles(*size, most=each, thumbnail=context.thumbnail) for size in sizes]
+        if context.sample_tiles is None or sum(counts) <= context.sample_tiles:
+            break
+    return counts
+
+
+def _cuts(text: int, sound: int, interleave: Sequence[int]) -> int:
+    """How often the sound of an answer is interrupted by its text, run by run."""
+    runs, at = 0, 0
+    while text > 0 and sound > 0:
+        text -= interleave[at]
+        sound -= interleave[at + 1] - 2
+        at = min(at + 2, len(interleave) - 2)
+        runs += 1
+    return max(runs - 1, 0)
 
 
 # --- packed shards --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ mend; 3 the store or the workers failed, and running the same command again goes
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,6 +118,12 @@ def speak(
     recipe: RecipeName,
     voices: Voices = "espeak",
     stage: Stages = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and estimate what is missing; ask no voice, publish nothing.")
+    ] = False,
+    real_time_factor: Annotated[
+        float, typer.Option(min=0, help="For --dry-run: seconds of a server's work for each second of speech.")
+    ] = 0.03,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -126,12 +133,18 @@ def speak(
     from tarsia.builders.documents import read_recipe, read_voices
     from tarsia.builders.lake import Lake
     from tarsia.pipelines import show
+    from tarsia.pipelines.estimate import estimate
     from tarsia.pipelines.pool import open_pool
     from tarsia.pipelines.speak import speak as run
 
+    page, place, cast = read_recipe(recipe), Lake(lake), read_voices(voices)
     with open_pool(workers, ray) as pool:
-        reports = run(read_recipe(recipe), Lake(lake), read_voices(voices), pool, only=stage or (), quiet=quiet)
-    _print(as_json, [one.model_dump(mode="json") for one in reports], lambda: show.spoken(reports))
+        if dry_run:
+            sums = estimate(page, place, cast, pool, only=stage or (), real_time_factor=real_time_factor, quiet=quiet)
+            _print(as_json, sums.model_dump(mode="json"), lambda: show.estimated(sums))
+            return
+        speech = run(page, place, cast, pool, only=stage or (), quiet=quiet)
+    _print(as_json, speech.model_dump(mode="json"), lambda: show.spoken(speech))
 
 
 @app.command()
@@ -144,7 +157,9 @@ def plan(
         bool, typer.Option("--pending-as-text", help="Questions without a verdict stay text, instead of an error.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what every corpus would give; write no manifest.")
+    ] = False,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -169,28 +184,54 @@ def plan(
             dry_run=dry_run,
             quiet=quiet,
         )
-    _print(as_json, [one.model_dump(mode="json") for one in manifests], lambda: show.planned(manifests))
+    parts = (show.asked, show.planned) if dry_run else (show.planned,)
+    fields = [one.model_dump(mode="json") for one in manifests]
+    _print(as_json, fields, lambda: "\n\n".join(part(manifests) for part in parts))
 
 
 @app.command()
 def audit(
     lake: LakeUrl,
-    recipe: RecipeName,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="A recipe's name, or a YAML file.")] = None,
     stage: Stages = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte the manifests point to.")] = False,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", metavar="LOG", help="A trainer's log, held against the manifests.")
+    ] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="The run of --run still goes on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recompute what the manifests claim from what is stored; exit code 1 where anything disagrees."""
+    """Recompute what manifests claim, or what a run was handed; exit code 1 where anything disagrees."""
+    if (recipe is None) is not bool(run):
+        raise UserError("audit needs either --recipe, to recompute its manifests, or --run, to check a trainer's log")
+    if recipe is None:
+        _audit_runs(lake, run or (), so_far, as_json)
+    else:
+        _audit_manifests(lake, recipe, stage or (), deep, as_json)
+
+
+def _audit_runs(lake: str, logs: Sequence[str], so_far: bool, as_json: bool) -> None:
+    from tarsia.builders.lake import Lake
+    from tarsia.manifests.runs import audit_runs
+    from tarsia.pipelines import show
+
+    result = audit_runs(Lake(lake), logs, so_far=so_far)
+    _print(as_json, result.model_dump(mode="json"), lambda: show.audited_runs(result))
+    if result.findings:
+        raise typer.Exit(1)
+
+
+def _audit_manifests(lake: str, recipe: str, stages: Sequence[str], deep: bool, as_json: bool) -> None:
     from tarsia.builders.documents import read_recipe
     from tarsia.builders.lake import Lake
-    from tarsia.manifests.audit import audit as run
+    from tarsia.manifests.audit import audit as recompute
     from tarsia.manifests.stream import load_manifest
     from tarsia.pipelines import show
     from tarsia.pipelines.plan import chosen_stages
 
     page = read_recipe(recipe)
-    manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stage or ())]
-    result = run(Lake(lake), manifests, recipe=page, deep=deep)
+    manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stages)]
+    result = recompute(Lake(lake), manifests, recipe=page, deep=deep)
     fields = {**result.model_dump(mode="json"), "stages": [one.model_dump(mode="json") for one in manifests]}
     _print(as_json, fields, lambda: show.audited(manifests, result))
     if result.findings:

@@ -49,10 +49,15 @@ class Cluster:
         if self._mine:
             self._ray.shutdown()
 
-    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+    @property
+    def workers(self) -> int:
+        """The processors of the cluster."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def map(self, tasks: Sequence[Task], *, at_once: bool = False) -> Iterator[tuple[Task, Any]]:
         """Each task with its result, as they come."""
-        ray = self._ray
-        window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        del at_once
+        ray, window = self._ray, 2 * self.workers
 
         def done(tickets: list[Any]) -> list[Any]:
             return list(ray.wait(tickets, num_returns=1)[0])

@@ -39,7 +39,7 @@ def demo(url: str, examples: Path, *, workers: int | None, ray: str | None, quie
         ingested = ingest(read_catalog(catalog), lake, pool, quiet=quiet)
         tell(f"tarsia ingest {catalog} {url}", show.ingested(ingested), _fields(ingested))
         spoken = speak(recipe, lake, voices, pool, quiet=quiet)
-        tell(f"tarsia speak {url} --recipe {RECIPE}", show.spoken(spoken), _fields(spoken))
+        tell(f"tarsia speak {url} --recipe {RECIPE}", show.spoken(spoken), spoken.model_dump(mode="json"))
         manifests = make_plans(recipe, lake, pool, voices=voices.name, replace=True, quiet=quiet)
         tell(f"tarsia plan {url} --recipe {RECIPE}", show.planned(manifests), _fields(manifests))
         packed = pack(lake, stages, pool, quiet=quiet)

@@ -5,7 +5,8 @@
     stages/<model>/<stage>/packed.json                         written last: all of the above, for one manifest
 
 A shard is a run of contexts of about `shard_bytes`, known from the manifest before anything is read. The JSON of a
-context holds its conversations as the model meets them, spoken questions replaced by `<audio>`.
+context holds its conversations as the model meets them, spoken questions replaced by `<audio>`, and besides all that
+the samples' own JSON holds, so that a stream makes the same contexts of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ class PackShard:
     def run(self) -> Any:
         """The packed shard."""
         store = open_store(self.lake)
-        stream = Stream(self.lake, self.stage)
+        stream = Stream(self.lake, self.stage, packed=False)
         if manifest_digest(stream.manifest) != self.manifest:
             raise Drift(f"{self.lake}: stage {self.stage} was planned anew while it was packed; pack it again")
         rows = []
@@ -82,10 +83,7 @@ def _members(context: Context) -> list[tuple[str, bytes]]:
     for slot, streamed in enumerate(context.samples):
         prefix = f"{slot:03d}."
         audios = [f"{prefix}{audio.member}" for audio in streamed.sample.audios]
-        originals = {
-            video.original.member for video in streamed.sample.videos if video.original
-        }  # nobody trains on them
-        members += [(prefix + name, data) for name, data in streamed.media.items() if name not in originals]
+        members += [(prefix + name, data) for name, data in streamed.media.items()]
         members += [(f"{prefix}q{turn}.flac", data) for turn, data in streamed.heard.items()]
         audios += [f"{prefix}q{turn}.flac" for turn in sorted(streamed.heard)]
         samples.append(
@@ -103,6 +101,7 @@ def _members(context: Context) -> list[tuple[str, bytes]]:
                 "images": [prefix + image.member for image in streamed.sample.images],
                 "videos": [[prefix + frame.member for frame in video.frames] for video in streamed.sample.videos],
                 "audios": audios,
+                "facts": streamed.sample.model_dump(mode="json", include={"images", "audios", "videos"}),
             }
         )
     facts = {"context": context.number, "prompt": context.prompt, "tokens": context.tokens, "samples": samples}
@@ -127,7 +126,7 @@ def pack(
     lake: Lake, stages: Sequence[str], pool: Pool, *, shard_bytes: int = SHARD_BYTES, quiet: bool = False
 ) -> dict[str, list[Packed]]:
     """Writes the shards of the stages (`model/stage`) and a listing of each, last. Tars that stand are kept."""
-    streams = [Stream(lake.url, stage) for stage in stages]
+    streams = [Stream(lake.url, stage, packed=False) for stage in stages]
     tasks: list[PackShard] = []
     counts = []
     for stage, stream in zip(stages, streams, strict=True):

@@ -4,6 +4,7 @@ Costs are counted shard by shard, in parallel, and kept under `costs/` by the di
 second plan counts only what is new. The tables of a manifest are stored first, the manifest last.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,8 @@ from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table, get_tables, put_table
-from tarsia.builders.tokens import tokenizer
-from tarsia.manifests.costs import COSTS, count, settings_digest
-from tarsia.manifests.decide import Corpus
+from tarsia.manifests.costs import COSTS, count, settings_digest, words_of
+from tarsia.manifests.decide import Corpus, refuse_unknown
 from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Planned, plan
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.pool import Pool, finish
@@ -48,7 +48,7 @@ class Count:
         """Where the costs are stored."""
         store = open_store(self.lake)
         index, text = get_table(store, self.shard.index), get_table(store, self.shard.text)
-        costs = count(index.cast(INDEX), text.cast(TEXT), self.context, tokenizer(self.context.tokenizer))
+        costs = count(index.cast(INDEX), text.cast(TEXT), self.context)
         name = self.record.removeprefix("commits/").removesuffix(".json")
         return put_table(store, name, costs).model_dump(mode="json")
 
@@ -57,8 +57,9 @@ def load(
     snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
 ) -> list[Corpus]:
     """The tables of every corpus that a stage of the recipe asks for, costs counted where they were not yet."""
-    kinds = {kind for stage in recipe.stages.values() for kind in stage.take}
-    states = [state for state in snapshot.corpora if state.corpus.kind in kinds]
+    refuse_unknown(recipe, snapshot)
+    stages = recipe.stages.values()
+    states = [state for state in snapshot.corpora if any(stage.wants(state.corpus) for stage in stages)]
     tasks = [Count(lake.url, state.corpus.name, shard, recipe.context) for state in states for shard in state.shards]
     costs = iter(finish(tasks, pool, Progress("count", "shards", quiet=quiet)))
     return [_corpus(state, lake, [next(costs) for _ in state.shards], snapshot, voices) for state in states]
@@ -109,7 +110,7 @@ def make_plans(
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     spoken = any(stage.spoken for stage in wanted.stages.values())
     corpora = load(snapshot, lake, wanted, pool, voices=voices if spoken else None, quiet=quiet)
-    words = tokenizer(recipe.context.tokenizer)
+    words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
     manifests = []
     for name in names:
@@ -131,16 +132,19 @@ def _manifest(
         name=name,
         stage=recipe.stages[name],
         seed=recipe.seed,
-        context=recipe.context,
-        lake=snapshot.part(recipe.stages[name].take, voices).digest,
-        recipe=recipe.model_copy(update={"stages": {name: recipe.stages[name]}}).digest,
+        context=recipe.context_of(name),
+        lake=snapshot.part(recipe.stages[name].wants, voices).digest,
+        recipe=recipe.alone(name).digest,
         pool=voices,
+        vocabulary=words_of(recipe.context).digest,
         prompts=prompts,
         capacity=planned.capacity,
         asks=planned.asks,
         counts=planned.counts,
         contexts=len(planned.contexts),
         bound=planned.bound,
+        binding=planned.binding,
+        deviation=planned.deviation,
         fill=planned.fill,
         shards=planned.shards,
         tables=tables,
@@ -171,18 +175,23 @@ def drift(before: Manifest, after: Manifest) -> str:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     said = [
         one
-        for field in ("stage", "seed", "context", "pool", "prompts", "format", "order")
+        for field in ("stage", "seed", "context", "pool", "vocabulary", "prompts", "format", "order")
         for one in _differences(old[field], new[field], field)
     ]
-    was, now = ({ask.corpus: ask.available for ask in manifest.asks} for manifest in (before, after))
-    said += _differences(was, now, "samples")
+    was, now = (Counter[str](), Counter[str]())
+    for there, manifest in (was, before), (now, after):
+        for ask in manifest.asks:
+            there[ask.corpus] += ask.available
+    said += _differences(dict(was), dict(now), "samples")
     if before.lake != after.lake:
         said.append(f"lake was {before.lake[:12]}, is {after.lake[:12]}")
     return "a manifest stands here from another plan: " + ("; ".join(said) or "its rows differ")
 
 
 def _differences(old: Any, new: Any, place: str) -> Iterator[str]:
-    """Each leaf that differs, named by its path."""
+    """Each leaf that differs, named by its path; of two lists that are as long, by its number."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{place}.{key}")

@@ -36,7 +36,10 @@ class Task(Protocol):
 
     @property
     def record(self) -> str:
-        """The path of the record, a function of everything that the result depends on."""
+        """The path of the record, a function of everything that the result depends on.
+
+        Empty for work that leaves its own traces, as verdicts are: nothing else is recorded.
+        """
 
     def run(self) -> Any:
         """Does the work; the result is JSON."""
@@ -45,8 +48,12 @@ class Task(Protocol):
 class Pool(Protocol):
     """Runs tasks, a bounded number at a time, and yields results as they come."""
 
-    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        """Each task with its result, in any order."""
+    @property
+    def workers(self) -> int:
+        """How many tasks run at the same time."""
+
+    def map(self, tasks: Sequence[Task], *, at_once: bool = False) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, in any order. `at_once`: they take long, none waits to see whether it must."""
 
 
 def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
@@ -74,6 +81,8 @@ def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
 def work(task: Task) -> Any:
     """Runs one task and records its result; a twin that was faster must have found the same."""
     result = orjson.loads(canonical(task.run()))
+    if not task.record:
+        return result
     store = open_store(task.lake)
     try:
         store.create(task.record, canonical(result))
@@ -107,7 +116,10 @@ def open_pool(workers: int | None = None, ray: str | None = None, *, patience: f
 class _Here:
     """One after the other, in this process."""
 
-    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+    workers = 1
+
+    def map(self, tasks: Sequence[Task], *, at_once: bool = False) -> Iterator[tuple[Task, Any]]:
+        del at_once
         for task in tasks:
             yield task, work(task)
 
@@ -116,7 +128,7 @@ class _Processes:
     """Local processes, started when there is enough to share."""
 
     def __init__(self, count: int, patience: float) -> None:
-        self._count = count
+        self.workers = count
         self._patience = patience
         self._pool: ProcessPoolExecutor | None = None
 
@@ -127,9 +139,9 @@ class _Processes:
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        began = time.monotonic()
-        while tasks and self._pool is None and (len(tasks) == 1 or time.monotonic() - began < self._patience):
+    def map(self, tasks: Sequence[Task], *, at_once: bool = False) -> Iterator[tuple[Task, Any]]:
+        began, patience = time.monotonic(), 0.0 if at_once else self._patience
+        while tasks and self._pool is None and (len(tasks) == 1 or time.monotonic() - began < patience):
             yield tasks[0], work(tasks[0])
             tasks = tasks[1:]
         if not tasks:
@@ -137,10 +149,10 @@ class _Processes:
         if self._pool is None:
             # spawned, not forked: the store's threads would not survive a fork
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._count, mp_context=context, initializer=_begin)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
         pool = self._pool
         try:
-            for future, task in bounded(tasks, lambda task: pool.submit(work, task), self._count * 2, _any_done):
+            for future, task in bounded(tasks, lambda task: pool.submit(work, task), self.workers * 2, _any_done):
                 yield task, future.result()
         except BrokenProcessPool as error:
             raise TarsiaError(

@@ -14,6 +14,7 @@ class Progress:
         self._quiet = quiet
         self._bar: Any = None
         self._total = self._done = self._before = 0
+        self._note = ""
         self._began = self._said = 0.0
 
     def start(self, total: int, done: int = 0) -> None:
@@ -25,26 +26,32 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = _bar()
             self._bar.start()
-            self._task = self._bar.add_task(f"{self._title} ({self._unit})", total=total, completed=done)
+            self._task = self._bar.add_task(self._what, total=total, completed=done)
         elif done:
             self._say(f"{done} of {total} {self._unit} were there already")
 
-    def step(self, count: int = 1) -> None:
-        """`count` more are done."""
+    def step(self, count: int = 1, note: str = "") -> None:
+        """`count` more are done; `note` is what else there is to say at this moment."""
         self._done += count
+        self._note = note or self._note
         if self._bar:
-            self._bar.advance(self._task, count)
+            self._bar.update(self._task, advance=count, description=", ".join(filter(None, (self._what, self._note))))
         elif not self._quiet and time.monotonic() - self._said >= 5:
             self._said = time.monotonic()
             rate = (self._done - self._before) / (self._said - self._began)
             left = (self._total - self._done) / rate if rate else 0
-            self._say(f"{self._done} of {self._total} {self._unit}, {rate:,.1f} a second, {left:,.0f} s left")
+            said = (f"{self._done} of {self._total} {self._unit}, {rate:,.1f} a second, {left:,.0f} s left", self._note)
+            self._say(", ".join(filter(None, said)))
 
     def stop(self) -> None:
         """Ends the phase."""
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+    @property
+    def _what(self) -> str:
+        return f"{self._title} ({self._unit})"
 
     def _say(self, text: str) -> None:
         print(f"{self._title}: {text}", file=sys.stderr, flush=True)

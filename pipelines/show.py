@@ -1,16 +1,19 @@
 """Reports for a terminal: plain aligned text, the same on every terminal and in every log."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
 from tarsia.manifests.audit import Audit
+from tarsia.manifests.runs import RunAudit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
+from tarsia.pipelines.estimate import Estimate
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
-from tarsia.pipelines.speak import Spoken
+from tarsia.pipelines.speak import Speech, Voiced
+from tarsia.pipelines.told import Share, Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 
 
@@ -103,19 +106,21 @@ def _short(text: str, most: int = 90) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def spoken(reports: Sequence[Spoken]) -> str:
-    """Questions asked to be spoken, and what came of them."""
-    if not reports:
+def spoken(speech: Speech) -> str:
+    """Questions asked to be spoken, and what came of them; then what the voices did."""
+    if not speech.questions:
         return "no stage of this recipe asks for speech"
-    rows = [
-        (one.stage, one.corpus, one.selected, one.asked, one.speakable, one.spoken, sum(one.refused.values()))
-        for one in reports
+    lines = [_questions(speech.questions)]
+    if speech.voices:
+        lines += ["", _voices(speech.voices)]
+    lines += [
+        f"voice '{one.voice}' stands out: {_share(one)} of its draws are refused, where {one.usual:.1%} is usual; "
+        "check its reference clip and its transcript"
+        for one in speech.voices
+        if one.usual is not None
     ]
-    total = [sum(values) for values in zip(*(row[2:] for row in rows), strict=True)]
-    head = ("stage", "corpus", "questions", "asked", "speakable", "spoken", "refused")
-    lines = [table(head, [*rows, ("", "all", *total)])]
     pending: Counter[str] = Counter()
-    for one in reports:
+    for one in speech.questions:
         pending.update(one.pending)
     if pending:
         reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(pending.items()))
@@ -123,15 +128,97 @@ def spoken(reports: Sequence[Spoken]) -> str:
     return "\n".join(lines)
 
 
+def _questions(reports: Sequence[Spoken]) -> str:
+    """Asked, spoken and refused of every stage and corpus, and of every language where a corpus has several."""
+    rows: list[Sequence[Any]] = []
+    for one in reports:
+        if len(one.languages) > 1:
+            rows += [
+                (one.stage, one.corpus, name, part.selected, "", *_counts(part), part.refused, part.missing)
+                for name, part in one.languages.items()
+            ]
+        tongue = "all" if len(one.languages) > 1 else next(iter(one.languages), "-")
+        refused = sum(one.refused.values())
+        rows.append((one.stage, one.corpus, tongue, one.selected, one.asked, *_counts(one), refused, one.missing))
+    totals = [sum(getattr(one, field) for one in reports) for field in ("selected", "asked", "speakable", "spoken")]
+    totals += [sum(sum(one.refused.values()) for one in reports), sum(one.missing for one in reports)]
+    head = ("stage", "corpus", "lang", "questions", "asked", "speakable", "spoken", "refused", "missing")
+    return table(head, [*rows, ("", "all", "", *totals)])
+
+
+def _counts(one: Spoken | Share) -> tuple[int, int]:
+    return one.speakable, one.spoken
+
+
+def estimated(sums: Estimate) -> str:
+    """What is missing, and what it would come to."""
+    if not sums.questions:
+        return "no stage of this recipe asks for speech"
+    fields = ("texts", "characters", "hours", "working_hours", "bytes")
+    rows = [(one.voice, *(getattr(one, field) for field in fields[:-1]), one.bytes / 1e9) for one in sums.voices]
+    total = [sum(values) for values in zip(*(row[1:] for row in rows), strict=True)]
+    head = ("voice", "texts", "characters", "hours of speech", "hours of a server", "GB")
+    said = f"upper bounds; {sums.real_time_factor:g} s of work for each second of speech; GB of clips and sidecars"
+    return "\n".join([_questions(sums.questions), "", table(head, [*rows, ("all", *total)]), said])
+
+
+def _voices(voices: Sequence[Voiced]) -> str:
+    rows = [
+        (one.voice, one.asked, one.accepted, one.hours,
+         ", ".join(f"{reason} {count:,}" for reason, count in {**one.refused, **one.unwell}.items()))
+        for one in voices
+    ]  # fmt: skip
+    return table(("voice", "draws", "clips", "hours", "of no use"), rows)
+
+
+def _share(one: Voiced) -> str:
+    refused = sum(one.refused.values())
+    return f"{refused / max(1, refused + one.accepted):.1%}"
+
+
 def planned(manifests: Sequence[Manifest]) -> str:
-    """Each stage in a line."""
+    """Each stage in a line, then what a reader should know of it."""
     rows = [
         (one.name, one.stage.title, *_sums(one.counts, "selected", "placed", "placed_questions", "placed_tokens"),
-         sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound, f"{one.fill:.1%}")
+         sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound, f"{one.fill:.1%}",
+         f"{one.deviation.distance:.2%}" if one.deviation else "-")
         for one in manifests
     ]  # fmt: skip
-    head = ("stage", "title", "selected", "placed", "questions", "tokens", "hours", "contexts", "bound", "fill")
-    return table(head, rows)
+    head = ("stage", "title", "selected", "placed", "questions", "tokens", "hours", "contexts", "bound", "fill",
+            "deviation")  # fmt: skip
+    return "\n".join([table(head, rows), *(f"{one.name}: {note}" for one in manifests for note in _notes(one))])
+
+
+def _notes(manifest: Manifest) -> Iterator[str]:
+    """Where the lake has less than was asked, and where lengths keep contexts from being filled."""
+    context, pack = manifest.context, manifest.stage.pack
+    for number, take in enumerate(manifest.stage.takes):
+        asks, unit = [ask for ask in manifest.asks if ask.take == number], take.amount.unit
+        there = {
+            "h": sum(ask.available_seconds for ask in asks) / 3600,
+            "samples": sum(ask.available for ask in asks),
+            "questions": sum(ask.available_questions or 0 for ask in asks),
+            "tokens": sum(ask.available_tokens or 0 for ask in asks),
+        }.get(unit)
+        if not asks:
+            yield f"take {take}: the lake has none"
+        elif there is not None and there < take.amount.number:
+            has = f"{there:,.3f}h" if unit == "h" else f"{there:,} {unit}"
+            yield f"take {take}: {take.amount} asked, the lake has {has}; all of it is taken, once"
+    images = [count for count in manifest.counts if "image" in count.modality]
+    selected, placed = _sums(images, "selected", "placed")
+    if 2 * placed < selected:
+        yield (
+            f"only {placed:,} of {selected:,} samples with images fit into a context of {context.tokens:,} tokens; "
+            f"set fewer tiles (now {context.tiles}) or a cap for a sample (sample_tiles)"
+        )
+    if manifest.binding == "halves":
+        yield (
+            f"so many samples take more than half a context that no packing fills them; with fewer tiles (now "
+            f"{context.tiles}) two images could share one"
+        )
+    if manifest.binding == "units" and pack:
+        yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
 
 
 def _sums(counts: Iterable[Count], *names: str) -> list[int]:
@@ -139,12 +226,12 @@ def _sums(counts: Iterable[Count], *names: str) -> list[int]:
     return [sum(getattr(count, name) for count in everything) for name in names]
 
 
-def audited(manifests: Sequence[Manifest], result: Audit) -> str:
-    """Asked, selected and placed of every stage, kind, corpus and language; then what did not agree."""
+def asked(manifests: Sequence[Manifest]) -> str:
+    """Asked, selected and placed of every stage, kind, corpus and language."""
     rows: list[Sequence[Any]] = []
     for manifest in manifests:
         for ask in manifest.asks:
-            mine = [count for count in manifest.counts if count.corpus == ask.corpus]
+            mine = [count for count in manifest.counts if manifest.ask_of(count) == ask]
             for language in sorted({count.language for count in mine}) or ["-"]:
                 counts = [count for count in mine if count.language == language]
                 heard = f"{_sums(counts, 'spoken')[0]} of {ask.spoken}" if ask.spoken is not None else "-"
@@ -154,14 +241,43 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
                      sum(count.placed_seconds for count in counts) / 3600, heard)
                 )  # fmt: skip
     head = ("stage", "kind", "corpus", "lang", "asked", "selected", "placed", "questions", "tokens", "hours", "spoken")
+    return table(head, rows)
+
+
+def audited(manifests: Sequence[Manifest], result: Audit) -> str:
+    """What was asked and what came of it; then what did not agree."""
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
-    return "\n".join([table(head, rows), *findings, verdict])
+    return "\n".join([asked(manifests), *findings, verdict])
+
+
+def audited_runs(result: RunAudit) -> str:
+    """What each run was handed, of how much that was promised; then what did not agree."""
+    rows: list[Sequence[Any]] = []
+    for run in result.runs:
+        for one in run.figures:
+            rows.append(
+                (run.stage, one.kind, one.corpus, one.language, one.modality, one.samples, one.promised_samples,
+                 one.questions, one.tokens, one.promised_tokens, one.microseconds / 3.6e9)
+            )  # fmt: skip
+    head = ("stage", "kind", "corpus", "lang", "modality", "samples", "promised", "questions", "tokens", "promised",
+            "hours")  # fmt: skip
+    lines = [table(head, rows)]
+    for run in result.runs:
+        times = "epoch" if run.epochs == 1 else "epochs"
+        lines.append(
+            f"{run.stage}: {run.contexts:,} of {run.promised:,} contexts of {run.epochs} {times} by step {run.step:,}"
+        )
+    lines += [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
+    verdict = f"{len(result.findings)} disagree" if result.findings else "all agree"
+    return "\n".join([*lines, f"{result.checks:,} checks, {verdict}"])
 
 
 def _asked(ask: Ask) -> str:
-    there = ask.available if ask.seconds is None else f"{ask.available_seconds / 3600:.3f}h"
-    return f"{ask.amount} of {there}"
+    if ask.seconds is not None:
+        return f"{ask.amount} of {ask.available_seconds / 3600:.3f}h"
+    counted = ask.available_questions if ask.questions is not None else ask.available_tokens
+    return f"{ask.amount} of {ask.available if counted is None else counted}"
 
 
 def packed(stages: dict[str, list[Packed]]) -> str:

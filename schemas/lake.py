@@ -5,7 +5,8 @@
       origins/<corpus>/…  quarantine/<corpus>/…  contents/<corpus>/…
       excluded/<set>/…  duplicates/…
       speech/<pool>/<corpus>/<leaf>-<digest8>.tar .parquet
-      clips/<pool>/…  verdicts/<pool>/00000001.parquet
+      clips/<pool>/…  verdicts/<pool>/00000001.parquet  voices/<pool>/…
+      spoken/<rules>/<corpus>/…  what questions become when they are said; a cache
       commits/…                  one record a finished task: resume = plan minus commits
       snapshots/00000012.json    published by conditional create, last
       stages/<model>/<stage>/manifest.json …
@@ -13,13 +14,13 @@
 A reader opens the highest snapshot and then only what it lists; whatever else lies there is work in flight or the past.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.model import Model
-from tarsia.schemas.sample import Kind
 from tarsia.schemas.shard import Shard, Stored
+from tarsia.schemas.voice import Part
 
 FORMAT = 2  # of objects and records; a change needs a FORMAT entry in the changelog
 ORDER = 1  # of draw, sort and fill; a change needs an ORDER entry and new golden values
@@ -71,10 +72,16 @@ class Repeats(Model):
 
 
 class SpeechState(Model):
-    """The sidecars of one corpus, spoken by one pool of voices."""
+    """The sidecars of one corpus, spoken by one pool of voices.
+
+    `cast` and `rules` are what they were decided by: where a question is now given another voice, or the spoken forms
+    follow other rules, what stands here is out of date.
+    """
 
     pool: str
     corpus: str
+    cast: tuple[Part, ...] = ()
+    rules: str = ""
     shards: tuple[Shard, ...] = ()
 
 
@@ -98,10 +105,9 @@ class Snapshot(Model):
         """The sidecars of one corpus, or None."""
         return next((state for state in self.speech if (state.pool, state.corpus) == (pool, corpus)), None)
 
-    def part(self, kinds: Iterable[Kind], pool: str | None) -> "Snapshot":
-        """What a stage sees of the lake: the corpora of its kinds, and the speech of its pool."""
-        wanted = set(kinds)
-        corpora = tuple(state for state in self.corpora if state.corpus.kind in wanted)
+    def part(self, wants: Callable[[Corpus], bool], pool: str | None) -> "Snapshot":
+        """What a stage sees of the lake: the corpora that it wants, and the speech of its pool."""
+        corpora = tuple(state for state in self.corpora if wants(state.corpus))
         names = {state.corpus.name for state in corpora}
         speech = tuple(state for state in self.speech if state.pool == pool and state.corpus in names)
         return self.model_copy(update={"corpora": corpora, "speech": speech})

@@ -23,7 +23,7 @@ _NAMES = pa.dictionary(pa.int32(), pa.string())
 CONTEXTS = pa.schema(
     [
         ("context", pa.int32()),
-        ("prompt", _NAMES),  # text | image | video: which system prompt it carries
+        ("prompt", _NAMES),  # text | image | video: which system prompt it carries; sample | none by the recipe
         ("tokens", pa.int32()),  # what the model sees, system prompt included
         ("samples", pa.int32()),
         ("tiles", pa.int32()),
@@ -36,6 +36,7 @@ CONTEXTS = pa.schema(
 
 _FACTS = [
     ("key", pa.string()),
+    ("copy", pa.int32()),  # 0, or which repetition of the sample it is where a stage takes more than 100 %
     ("corpus", _NAMES),
     ("kind", _NAMES),
     ("language", _NAMES),
@@ -73,12 +74,37 @@ class Ask(Model):
 
     corpus: str
     kind: Kind
+    take: int = 0  # which of the stage's takes, from 0
     amount: str
-    available: int  # samples in the lake
+    available: int  # samples that the take admits of this corpus
     available_seconds: float
-    samples: int | None = None  # asked, where the amount is a share
-    seconds: float | None = None  # asked, where the amount is in hours
+    available_questions: int | None = None  # where the amount is in questions
+    available_tokens: int | None = None  # where the amount is in tokens: when all is read, without system prompts
+    samples: int | None = None  # asked, where the amount is a share or in samples
+    questions: int | None = None
+    seconds: float | None = None  # where it is in hours
+    tokens: int | None = None
     spoken: int | None = None  # questions to be heard
+
+
+class Deviation(Model):
+    """Where the mixture is furthest from that of the whole stage, over windows of 256 contexts one after the other.
+
+    A rest of fewer contexts is no window. Shares are of the tokens of samples.
+    """
+
+    corpus: str
+    window: int  # from 0
+    share: float  # of the corpus in that window
+    whole: float  # and in the stage
+
+    @property
+    def distance(self) -> float:
+        """How far apart the two are."""
+        return abs(self.share - self.whole)
+
+
+WINDOW = 256  # contexts
 
 
 class Count(Model):
@@ -124,16 +150,25 @@ class Manifest(Model):
     format: int = FORMAT
     order: int = ORDER
     pool: str | None = None  # whose speech
+    vocabulary: str  # digest of the tokenizer's file
     prompts: dict[str, int]  # tokens of each system prompt
     capacity: int  # tokens of a context that samples may fill
     asks: tuple[Ask, ...]
     counts: tuple[Count, ...]
     contexts: int
     bound: int  # no packing of these samples has fewer contexts
+    binding: str  # what sets the bound: tokens, halves (too many samples near or above half a context), units (tiles)
     fill: float  # placed tokens of packed contexts over their capacity
+    deviation: Deviation | None  # none where there is no window
     shards: tuple[Stored, ...]  # tars that the rows point into
     tables: dict[str, Stored]  # contexts, samples, unplaced
     rows: dict[str, str]  # logical digest of each table
+
+    def ask_of(self, count: Count) -> Ask | None:
+        """The ask that a group of samples belongs to: the first of its corpus whose take admits them."""
+        takes = self.stage.takes
+        mine = (ask for ask in self.asks if ask.corpus == count.corpus and ask.take < len(takes))
+        return next((ask for ask in mine if takes[ask.take].admits(count.language, count.modality)), None)
 
 
 def stage_path(model: str, stage: str) -> str:

@@ -7,13 +7,15 @@ Verdicts and clips are stored in sealed segments, a Parquet of verdicts beside a
     verdicts/<pool>/00000001.parquet     published by conditional create, after its tar
     clips/<pool>/<digest>.tar
 
-What a voice of a server sounds like when it is well is measured once, and kept as `voices/<pool>/<identity>.json`.
+What a voice of a server sounds like when it is well is measured once, and kept as `voices/<pool>/<identity>.json`;
+how the clips of a pool are checked by recognition is kept beside it, as `check.json`.
 """
 
 from decimal import Decimal
+from typing import Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.model import Model
@@ -55,6 +57,39 @@ class Voice(Model):
         return digest_of([self.engine, engine_version, self.language, self.options])[:16]
 
 
+class Part(Model):
+    """A voice as its pool casts it: all that decides which questions it is given, and what it sounds like."""
+
+    name: str
+    identity: str
+    language: str
+    share: Decimal
+
+
+class Check(Model):
+    """How clips are checked by recognising them: by whom, and how much of a text may be misheard.
+
+    A language without a limit is not checked. `endpoints` says where a recogniser's servers are.
+    """
+
+    recogniser: str
+    endpoints: tuple[str, ...] = ()
+    options: dict[str, str] = {}
+    wer: Decimal | None = Field(default=None, ge=0, lt=1)  # of English: words misheard, of 1
+    cer: Decimal | None = Field(default=None, ge=0, lt=1)  # of Mandarin: characters misheard, of 1
+
+    @model_validator(mode="after")
+    def _checks(self) -> Self:
+        if self.wer is None and self.cer is None:
+            raise ValueError("say how much may be misheard: wer (English), cer (Mandarin) or both, such as 0.2")
+        return self
+
+    def limit(self, language: str) -> float | None:
+        """How much of a text in that language may be misheard."""
+        most = self.wer if language == "en" else self.cer
+        return None if most is None else float(most)
+
+
 class Pool(Model):
     """Voices that are drawn from together; sidecars belong to a pool.
 
@@ -64,6 +99,7 @@ class Pool(Model):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     voices: tuple[Voice, ...] = Field(min_length=1)
     endpoints: dict[str, tuple[str, ...]] = {}
+    check: Check | None = None
 
 
 def clip_name(voice_identity: str, spoken: str) -> str:

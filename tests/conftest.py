@@ -127,3 +127,31 @@ def _wait(server, port, folder):
         except StorageFault:
             assert time.monotonic() < until, "the S3 server takes no object"
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory):
+    """A lake with the stage `small/all`: 83 samples of text and images, half of their questions heard."""
+    from lakes import chats, fill, pictures, plan, questions, recipe, tone, voice
+
+    folder = tmp_path_factory.mktemp("stage")
+    corpora = {
+        "sums": questions(60, words=60),
+        "talk": ({"format": "llava"}, chats(15)),
+        "looks": ({"format": "llava"}, pictures(folder, [(300, 300), (640, 480)] * 4)),
+    }
+    page = recipe({"all": {"take": {"qa": "100%"}, "spoken": "50%"}}, tokens=800, tiles=1)
+    with pytest.MonkeyPatch.context() as patch:
+        filled = fill(folder, corpora, cap=20)
+        voice(filled, page, tone(folder, patch))
+        plan(filled, page, voices="tone")
+    return filled
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray for all tests: joined by `open_pool(ray=ray_cluster)`, ended with the last test."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield "local"
+    ray.shutdown()

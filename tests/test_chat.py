@@ -123,24 +123,26 @@ def test_control_tokens_and_media_are_told_from_text():
 
 
 def test_the_state_tells_how_the_question_came():
-    assert state_after(human("What?"), spoken=False, noise=False) == WRITTEN
-    assert state_after(human("What?"), spoken=True, noise=False) == SPOKEN
-    assert state_after(human("<audio>\n"), spoken=False, noise=False) == SPOKEN
-    assert state_after(human("<audio>\n"), spoken=False, noise=True) == NOISE
+    assert state_after(human("What?"), spoken=False, noise=False, states="tokens") == WRITTEN
+    assert state_after(human("What?"), spoken=True, noise=False, states="tokens") == SPOKEN
+    assert state_after(human("<audio>\n"), spoken=False, noise=False, states="tokens") == SPOKEN
+    assert state_after(human("<audio>\n"), spoken=False, noise=True, states="tokens") == NOISE
 
 
 def test_turns_cost_what_their_rendering_costs():
-    assert turn_tokens(QWEN, human("What is it?"), spoken=False) == 9  # ⏎ start user ⏎ What is it ? end
-    assert turn_tokens(QWEN, human("<image>\nWhat is it?"), spoken=False) == 10  # and the newline after the image
-    assert turn_tokens(QWEN, human("<image>\nWhat is it?"), spoken=True) == 6  # ⏎ start user ⏎ ⏎ end
-    assert turn_tokens(QWEN, gpt("A cat."), spoken=False) == 9  # ⏎ start assistant ⏎ ☜ A cat . end
+    assert turn_tokens(QWEN, human("What is it?"), spoken=False, state=WRITTEN) == 9  # ⏎ start user ⏎ What is it ? end
+    assert (
+        turn_tokens(QWEN, human("<image>\nWhat is it?"), spoken=False, state=WRITTEN) == 10
+    )  # and the newline after the image
+    assert turn_tokens(QWEN, human("<image>\nWhat is it?"), spoken=True, state=WRITTEN) == 6  # ⏎ start user ⏎ ⏎ end
+    assert turn_tokens(QWEN, gpt("A cat."), spoken=False, state=WRITTEN) == 9  # ⏎ start assistant ⏎ ☜ A cat . end
 
 
 def test_a_spoken_question_of_three_and_a_half_seconds_and_a_short_answer_are_156_tokens():
     answer = gpt("It is a small cat on a mat.")
     assert QWEN.count(answer.text) == 9
-    question = turn_tokens(QWEN, human("What is it?"), spoken=True) + audio_tokens(56_640)
-    assert system_tokens(QWEN, "text") + question + turn_tokens(QWEN, answer, spoken=False) == 156
+    question = turn_tokens(QWEN, human("What is it?"), spoken=True, state=WRITTEN) + audio_tokens(56_640, "vita")
+    assert system_tokens(QWEN, "text") + question + turn_tokens(QWEN, answer, spoken=False, state=WRITTEN) == 156
 
 
 def test_parts_add_up_to_the_whole_context():
@@ -148,7 +150,7 @@ def test_parts_add_up_to_the_whole_context():
     whole = spell(system("image")) + "".join(read(turn) for turn in turns)
     texts = re.split(r"<\|im_start\|>|<\|im_end\|>|<image>", whole)
     controls = len(texts) - 1 - whole.count("<image>")
-    parts = [system_tokens(QWEN, "image"), *(turn_tokens(QWEN, turn, spoken=False) for turn in turns)]
+    parts = [system_tokens(QWEN, "image"), *(turn_tokens(QWEN, turn, spoken=False, state=WRITTEN) for turn in turns)]
     assert sum(parts) == sum(QWEN.count_many(texts)) + controls
 
 
@@ -171,7 +173,7 @@ def test_an_answer_costs_the_same_after_each_state_and_keeps_its_token(answer):
         texts = [piece for piece in pieces(gpt(answer), spoken=False, state=state) if isinstance(piece, str)]
         ids = [token for text in texts for token in QWEN.encode(text)]
         assert ids[:4] == [198, 77091, 198, token]
-        assert len(ids) + 2 == turn_tokens(QWEN, gpt(answer), spoken=False)
+        assert len(ids) + 2 == turn_tokens(QWEN, gpt(answer), spoken=False, state=state)
 
 
 def test_the_examples_cost_the_same_after_each_state():

@@ -54,13 +54,13 @@ def test_help_answers_in_under_half_a_cpu_second():
         (("stream", "{lake}", "--stage", "small/9"), "planned: small/1"),
         (("speak", "{lake}", "--recipe", "vita-1.5", "--voices", "nobody"), "no pool of voices 'nobody'"),
         (("plan", "{lake}", "--recipe", "{folder}/bad.yaml"), "no key 'context.token'; did you mean 'tokens'?"),
-        (("plan", "{lake}", "--recipe", "{folder}/huge.yaml"), "'120%' is more than all there is"),
+        (("plan", "{lake}", "--recipe", "{folder}/huge.yaml"), "'120% from 5%' reaches 125%, a range ends at 100%"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_exit_code_2(lake, words, said):
     recipe = (lake / "small.yaml").read_text()
     (lake / "bad.yaml").write_text(recipe.replace("tokens: 600", "token: 600"))
-    (lake / "huge.yaml").write_text(recipe.replace("50%", "120%"))
+    (lake / "huge.yaml").write_text(recipe.replace("50%", "120% from 5%"))
     done = run(*(word.format(lake=lake / "lake", folder=lake) for word in words), cwd=lake)
     assert done.returncode == 2
     assert said in done.stderr

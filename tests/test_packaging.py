@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "ray", "datasets", "webdataset", "numba", "espeakng_loader")
+HEAVY = ("torch", "ray", "datasets", "webdataset", "numba", "espeakng_loader", "wetext", "hibari", "faster_whisper")
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,14 @@
 """Which samples a stage takes: exact, nested, stable; what is heard: the first accepted, as many as asked."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tarsia.manifests.select import arc, divide, heard, positions, take, walk
+from tarsia.manifests.select import arc, copies, divide, heard, positions, reach, rounds, walk
 from tarsia.schemas.identity import CIRCLE, redraw, start
 from tarsia.schemas.recipe import Amount
 
@@ -45,7 +46,7 @@ def test_halves_are_rounded_to_even():
 def test_every_share_selects_exactly_round_share_times_n(share, count, seed):
     asked = amount(share).of(count)
     assert asked == round(Fraction(share.removesuffix("%")) * count / 100)
-    assert len(set(take(circle(count), np.zeros(count), seed, asked).tolist())) == asked
+    assert len(set(arc(circle(count), seed, asked).tolist())) == asked
 
 
 @given(SEEDS)
@@ -92,37 +93,134 @@ def test_a_sample_that_comes_or_goes_moves_no_other():
 
 def test_no_sample_is_no_arc():
     assert arc(np.empty(0, np.uint64), 1, 0).tolist() == []
-    assert take(np.empty(0, np.uint64), np.empty(0), 1, 3.0).tolist() == []
+    assert reach(np.empty(0, np.uint64), 1, np.empty(0), 3.0).tolist() == []
 
 
 def test_hours_take_the_fewest_samples_that_reach_them():
     draws, seconds = circle(10), np.arange(1.0, 11.0)
     order = arc(draws, 5, 10)
     for asked in (0.0, 0.5, 7.0, 54.9, 55.0):
-        rows = take(draws, seconds, 5, asked)
+        rows = reach(draws, 5, seconds, asked)
         assert rows.tolist() == order[: len(rows)].tolist()
         assert seconds[rows].sum() >= asked
         assert not len(rows) or seconds[rows[:-1]].sum() < asked
 
 
 def test_more_hours_than_there_are_take_everything():
-    assert len(take(circle(10), np.ones(10), 5, 3600.0)) == 10
+    assert len(reach(circle(10), 5, np.ones(10), 3600.0)) == 10
 
 
-def test_fewer_hours_are_the_beginning_of_more():
-    draws, seconds = circle(300), 1 + np.arange(300) % 17 / 4
-    less, more = (take(draws, seconds, 9, asked).tolist() for asked in (60.0, 240.0))
+@given(SEEDS, st.lists(st.integers(0, 9), min_size=1, max_size=200), st.integers(0, 500), st.integers(0, 500))
+def test_fewer_questions_are_the_beginning_of_more(seed, sizes, one, other):
+    draws = circle(len(sizes))
+    less, more = (reach(draws, seed, np.array(sizes), asked).tolist() for asked in sorted((one, other)))
     assert more[: len(less)] == less
-    assert 0 < len(less) < len(more) < 300
 
 
-def test_a_share_is_taken_of_every_corpus():
-    assert divide(amount("20%"), [10, 101, 0], [0.0, 5.0, 1.0]) == [2, 20, 0]
+# --- numbers, divided -----------------------------------------------------------------------------------------------
+
+SIZES = st.lists(st.integers(0, 60), min_size=1, max_size=8)
 
 
-def test_hours_are_divided_by_the_hours_that_each_corpus_has():
-    assert divide(amount("2h"), [5, 5, 5], [3600.0, 10800.0, 0.0]) == [1800.0, 5400.0, 0.0]
-    assert divide(amount("2h"), [5, 5], [0.0, 0.0]) == [0.0, 0.0]
+@given(SIZES, st.integers(0, 400))
+def test_a_number_is_divided_as_one_after_the_other_would_be_given(sizes, asked):
+    given_ = [0] * len(sizes)
+    for _ in range(asked if any(sizes) else 0):
+        at = max(range(len(sizes)), key=lambda at: (Fraction(sizes[at], 2 * given_[at] + 1), -at))
+        given_[at] += 1
+    assert divide(asked, sizes) == given_
+
+
+@given(SIZES, st.integers(0, 400))
+def test_divided_numbers_add_up_and_nobody_gets_more_than_it_has_before_all_have_all(sizes, asked):
+    parts = divide(asked, sizes)
+    assert sum(parts) == (asked if sum(sizes) else 0)
+    if asked <= sum(sizes):
+        assert all(part <= size for part, size in zip(parts, sizes, strict=True))
+    else:
+        assert all(part >= size for part, size in zip(parts, sizes, strict=True))
+
+
+@given(SIZES, st.integers(0, 400), st.integers(0, 50))
+def test_nobody_gets_less_when_more_is_divided(sizes, asked, more):
+    less, most = divide(asked, sizes), divide(asked + more, sizes)
+    assert all(one <= other for one, other in zip(less, most, strict=True))
+
+
+def test_where_largest_remainders_would_take_one_away_none_is():
+    assert (divide(10, [6, 6, 2]), divide(11, [6, 6, 2])) == ([5, 4, 1], [5, 5, 1])
+
+
+def test_millions_are_divided_at_once():
+    assert divide(2_000_000_000, [3, 1, 0, 4]) == [750_000_000, 250_000_000, 0, 1_000_000_000]
+
+
+# --- ranges and copies ----------------------------------------------------------------------------------------------
+
+
+def chosen(share, draws, seed):
+    asked = amount(share)
+    return arc(draws, seed, asked.of(len(draws)), asked.skipped(len(draws))).tolist()
+
+
+@given(st.lists(st.decimals(0, 100, places=2), max_size=5), SEEDS, st.integers(0, 300))
+def test_ranges_that_touch_part_the_whole(borders, seed, count):
+    draws, ends = circle(count), [0, *sorted(borders), 100]
+    parts = [chosen(f"{end - begin}% from {begin}%", draws, seed) for begin, end in pairwise(ends)]
+    assert [row for part in parts for row in part] == chosen("100%", draws, seed)
+
+
+def test_thirty_percent_and_the_seventy_after_it_are_all():
+    draws = circle(731)
+    first, rest = chosen("30%", draws, 4), chosen("70% from 30%", draws, 4)
+    assert (len(first), len(rest)) == (219, 512)
+    assert set(first).isdisjoint(rest)
+    assert sorted(first + rest) == list(range(731))
+
+
+@given(st.decimals(0, 500, places=2), SEEDS, st.integers(1, 80))
+def test_more_than_all_is_whole_copies_and_the_first_of_the_arc_once_more(share, seed, count):
+    draws = circle(count)
+    rows = arc(draws, seed, amount(f"{share}%").of(count))
+    total = round(Fraction(share) * count / 100)
+    assert len(rows) == total
+    once = arc(draws, seed, count).tolist()
+    assert rows.tolist() == (once * (total // count + 1))[:total]
+    assert copies(rows).tolist() == [place // count for place in range(total)]
+
+
+def test_two_hundred_and_fifty_percent_are_two_copies_and_a_half():
+    rows = arc(circle(10), 3, amount("250%").of(10))
+    assert sorted(np.bincount(rows).tolist()) == [2] * 5 + [3] * 5
+    assert np.bincount(copies(rows)).tolist() == [10, 10, 5]
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 300)), min_size=1, max_size=4))
+def test_copies_of_a_sample_are_packed_in_different_parts_of_the_stage(sizes):
+    arcs = [arc(circle(there), 5, taken) for there, taken in sizes]
+    parts, owners = rounds(arcs), np.repeat(np.arange(len(arcs)), [len(rows) for rows in arcs])
+    places = list(zip(owners.tolist(), np.concatenate(arcs).tolist(), parts.tolist(), strict=True))
+    assert len(set(places)) == len(places)
+    for rows, of in zip(arcs, np.split(parts, np.cumsum([len(rows) for rows in arcs])[:-1]), strict=True):
+        assert of.tolist() == sorted(of.tolist())
+        assert len(rows) == len(of)
+
+
+def test_a_stage_without_copies_is_packed_in_one_part():
+    assert not rounds([arc(circle(9), 1, 9), arc(circle(5), 1, 0)]).any()
+    assert rounds([]).tolist() == []
+
+
+def test_every_copy_of_a_question_is_drawn_for_itself():
+    draws = circle(200)
+    order = walk(arc(draws, 1, 400), draws, np.ones(200, np.int32))
+    first, second = ([order.rows[at] for at in range(400) if (order.places[at] >= 200) == later] for later in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(200))
+    assert first != second
+    assert first == walk(arc(draws, 1, 200), draws, np.ones(200, np.int32)).rows.tolist()
+
+
+# --- where in the stage ---------------------------------------------------------------------------------------------
 
 
 def test_positions_are_the_middles_of_equal_steps():
@@ -153,7 +251,7 @@ def test_a_walk_asks_every_question_of_the_selected_samples_once():
 def test_a_walk_goes_in_the_order_of_the_spoken_draw():
     draws, questions = circle(20), np.full(20, 2, dtype=np.int32)
     order = walk(arc(draws, 4, 8), draws, questions)
-    coins = [redraw(int(draws[row]), "spoken", int(turn)) for row, turn in zip(*order, strict=True)]
+    coins = [redraw(int(draws[row]), "spoken", int(turn)) for row, turn in zip(*order[:2], strict=True)]
     assert coins == sorted(coins)
 
 
@@ -161,7 +259,7 @@ def test_a_walk_goes_in_the_order_of_the_spoken_draw():
 def test_the_walk_of_a_smaller_stage_is_the_walk_of_a_larger_one_with_gaps(seed, one, other):
     draws, questions = circle(60), np.arange(60, dtype=np.int32) % 4
     small, large = (
-        list(zip(*(part.tolist() for part in walk(arc(draws, seed, count), draws, questions)), strict=True))
+        list(zip(*(part.tolist() for part in walk(arc(draws, seed, count), draws, questions)[:2]), strict=True))
         for count in sorted((one, other))
     )
     kept = set(small)

@@ -183,6 +183,14 @@ def request(voice: Voice, spoken: str, *, seed: int = 0) -> Request:
         raise BadVoices(f"voice '{voice.name}': {place}{': ' if place else ''}{said}") from error
 
 
+def check(voice: Voice) -> bool:
+    """Checks the voice's reference clip if a file of its name is here too; whether there is one."""
+    path = Path(voice.options.get("ref_audio_path", ""))
+    if path.is_file():
+        check_reference(path)
+    return path.is_file()
+
+
 def check_reference(path: Path) -> None:
     """`BadVoices` if our copy of a reference clip would be turned away, or be no speech."""
     import soundfile

@@ -1,0 +1,164 @@
+"""The forms of the speech stages: one utterance and its words a sample, without a conversation around them.
+
+    Transcripts   an encoder learns to hear (CTC):       features, and the ids of what was said       stage 2.1
+    Waves         a codec learns to compress:            24 kHz speech                                stage 3.1
+    Pairs         decoders learn to speak:               ids of what is to be said, and its speech    stage 3.2
+
+Sounds stand in the lake at the rate of their kind, 24 kHz for corpora of kind `tts`, so that waves are as stored. A
+recording that cannot be decoded is `Corrupt`: we wrote it.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tarsia.builders.audio import decode_at
+from tarsia.builders.chat import restore
+from tarsia.builders.fbank import MELS, features_of
+from tarsia.builders.samples import RATE_TTS
+from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN
+from tarsia.manifests.collate import Arrays, lengths, padded
+from tarsia.manifests.costs import words_of
+from tarsia.manifests.seen import Broken
+from tarsia.manifests.stream import Context, Streamed
+from tarsia.manifests.tensors import Ints, filler
+from tarsia.schemas import recipe
+from tarsia.schemas.errors import Corrupt, Refused, UserError
+from tarsia.schemas.sample import AUDIO, PLACEHOLDER
+
+CODES = 1024  # of VITA-1.5's codebook: ids 0 to 1023, 40 a second
+BEGIN, START, END, FILL = 1024, 1025, 1026, 1027  # what its decoders put around codes themselves
+NONE = -1  # fills ids and codes up, beyond their lengths
+
+Wave = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Utterances:
+    """What is said in one context, utterance by utterance: ids of the words, and what the form makes of the sound."""
+
+    number: int
+    keys: tuple[str, ...]
+    words: tuple[Ints, ...]
+    sounds: tuple[NDArray[Any], ...]
+    broken: tuple[Broken, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """Speech and its transcript as the corpus spells it, in the recipe's tokens."""
+
+    def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
+        """Sounds are features of (frames, 80)."""
+        return _utterances(context, settings, str, lambda flac, key, number: features_of(flac))
+
+    def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
+        """Features filled up with 0, words with -1."""
+        words, sounds = _words(items), _sounds(items)
+        return {
+            "features": padded(sounds, 0, np.float32, shape=(MELS,)),
+            "features_lens": lengths(sounds),
+            "words": padded(words, NONE, np.int64),
+            "words_lens": lengths(words),
+        }
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Speech alone, at 24 kHz."""
+
+    def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
+        """Sounds are waves of (samples,), full scale 1."""
+        return _utterances(context, settings, str, lambda flac, key, number: _wave(flac))
+
+    def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
+        """Waves filled up with silence."""
+        return {"waves": padded(_sounds(items), 0, np.float32), "waves_lens": lengths(_sounds(items))}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Words and how they sound, under the names of VITA-1.5's speech decoders: `x` and `y`.
+
+    `codes` gives the codec's ids of an utterance by the key of its sample and the number of its audio, from wherever
+    the codec of stage 3.1 has left them. Without it the waves are given, to be encoded on the device.
+    """
+
+    codes: Callable[[str, int], Sequence[int] | Ints] | None = None
+
+    def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
+        """Sounds are codes of (codes,) or waves of (samples,); words are normalised as `said` does it."""
+        return _utterances(context, settings, said, self._sound)
+
+    def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
+        """`x` filled up with the pad token, since it is embedded; `y` with -1."""
+        words, sounds = _words(items), _sounds(items)
+        x = {"x": padded(words, filler(words_of(settings)), np.int64), "x_lens": lengths(words)}
+        if self.codes is None:
+            return {**x, "waves": padded(sounds, 0, np.float32), "waves_lens": lengths(sounds)}
+        return {**x, "y": padded(sounds, NONE, np.int64), "y_lens": lengths(sounds)}
+
+    def _sound(self, flac: bytes, key: str, number: int) -> NDArray[Any]:
+        if self.codes is None:
+            return _wave(flac)
+        codes = np.asarray(self.codes(key, number), np.int64)
+        if codes.ndim != 1 or not codes.size or codes.min() < 0 or codes.max() >= CODES:
+            raise UserError(f"sample {key}, audio {number}: codes are a row of ids from 0 to {CODES - 1}")
+        return codes
+
+
+def said(text: str) -> str:
+    """Text as the speech decoders are given it: lower case, without states and signs that nobody pronounces."""
+    return " ".join(_UNSAID.sub(" ", text.lower()).split())
+
+
+_UNSAID = re.compile(rf"[{SPOKEN}{NOISE}{WRITTEN}]|[^\w\s,.?!:;'\"()%&+$€£°，。？！：；、“”‘’（）《》…·—–-]|_")
+
+
+def _wave(flac: bytes) -> Wave:
+    return decode_at(flac, RATE_TTS).astype(np.float32) / np.float32(32768)
+
+
+def _utterances(
+    context: Context,
+    settings: recipe.Context,
+    spell: Callable[[str], str],
+    sound: Callable[[bytes, str, int], NDArray[Any]],
+) -> Utterances:
+    """Every stored audio of a context with the words of the turn that it answers or is answered by."""
+    encode = words_of(settings).encode
+    words, sounds = list[Ints](), list[NDArray[Any]]()
+    for part in context.samples:
+        for number, text in enumerate(_texts(part)):
+            words.append(np.array(encode(spell(text)), np.int64))
+            sounds.append(_decoded(part, number, sound))
+    keys = tuple(part.sample.key for part in context.samples)
+    return Utterances(context.number, keys, tuple(words), tuple(sounds))
+
+
+def _texts(part: Streamed) -> Iterator[str]:
+    """What is said in each audio of a sample: the words of the turn before an answer, of the turn after a question."""
+    turns = part.sample.conversations
+    for at, turn in enumerate(turns):
+        for _ in range(turn.text.count(AUDIO)):
+            yield restore(PLACEHOLDER.sub("", turns[at ^ 1].text)).strip()
+
+
+def _decoded(part: Streamed, number: int, sound: Callable[[bytes, str, int], NDArray[Any]]) -> NDArray[Any]:
+    key, member = part.sample.key, part.sample.audios[number].member
+    try:
+        return sound(part.media[member], key, number)
+    except Refused as refused:
+        raise Corrupt(f"sample {key}: {member} cannot be decoded: {refused.message}") from None
+
+
+def _words(items: Sequence[Utterances]) -> list[Ints]:
+    return [words for item in items for words in item.words]
+
+
+def _sounds(items: Sequence[Utterances]) -> list[NDArray[Any]]:
+    return [sound for item in items for sound in item.sounds]
