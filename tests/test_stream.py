@@ -21,6 +21,7 @@ from tarsia.manifests.places import Rows
 from tarsia.manifests.stream import Stream, load_manifest, manifest_digest
 from tarsia.schemas.errors import Corrupt, NotThere, UserError
 from tarsia.schemas.identity import digest
+from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.shard import Stored
 
 GOLDEN = ["5e669daf90a5a0c8", "0696aecf54470ef0"]
@@ -225,7 +226,7 @@ def test_a_manifest_that_is_no_manifest_is_corrupt(lake, tmp_path):
     for broken in (
         whole[:100],
         whole.replace(b'"seed":1', b'"seed":"one"'),
-        whole.replace(b'"format":1', b'"format":9'),
+        whole.replace(b'"format":%d' % FORMAT, b'"format":99'),
     ):
         path.write_bytes(broken)
         with pytest.raises(Corrupt, match=r"stages/small/all/manifest\.json"):
