@@ -179,7 +179,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 # --- voices ---------------------------------------------------------------------------------------------------------
 
-TONE = '''"""A voice engine of somebody else's: a tone as long as the text; silence where the text says thirteen or a hundred and thirty."""
+TONE = '''"""Somebody else's voice engine: a tone as long as the text; silence for thirteen, or a hundred and thirty."""
 import numpy as np
 from tarsia.builders.voices import Wave
 
