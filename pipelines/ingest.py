@@ -102,7 +102,6 @@ def ingest(
             _clear(lake, plan.work)
         elif reread:
             _clear(lake, f"{plan.work}/sort")
-    _split(plans, lake, pool, quiet)
     _scan(plans, lake, pool, quiet)
     _sort(plans, lake, pool, quiet)
     for plan in plans:
@@ -194,12 +193,11 @@ def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
 
 def deepened(catalog: Catalog) -> Catalog:
     """The catalog with `images: {deep: true}` for every corpus: what `--deep` means, and all that it means."""
-    return Catalog(
-        corpora=tuple(
-            corpus.model_copy(update={"images": corpus.images.model_copy(update={"deep": True})})
-            for corpus in catalog.corpora
-        )
+    deep = (
+        corpus.model_copy(update={"images": corpus.images.model_copy(update={"deep": True})})
+        for corpus in catalog.corpora
     )
+    return catalog.model_copy(update={"corpora": tuple(deep)})
 
 
 def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
@@ -332,6 +330,7 @@ class Scan:
 
 
 def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
+    _split(plans, lake, pool, quiet)
     tasks = [
         Scan(lake.url, plan.corpus, files, f"{plan.work}/scan/{number:05d}.json")
         for plan in plans
