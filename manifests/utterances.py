@@ -11,7 +11,7 @@ recording that cannot be decoded is `Corrupt`: we wrote it.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ BEGIN, START, END, FILL = 1024, 1025, 1026, 1027  # what its decoders put around
 NONE = -1  # fills ids and codes up, beyond their lengths
 
 Wave = NDArray[np.float32]
+Spelling = Literal["words", "said"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,7 @@ class Utterances:
     keys: tuple[str, ...]
     words: tuple[Ints, ...]
     sounds: tuple[NDArray[Any], ...]
+    filler: int  # the id of a place where nothing is said
     broken: tuple[Broken, ...] = ()
 
 
@@ -54,7 +56,7 @@ class Transcripts:
 
     def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
         """Sounds are features of (frames, 80)."""
-        return _utterances(context, settings, str, lambda flac, key, number: features_of(flac))
+        return _utterances(context, settings, "words", lambda flac, key, number: features_of(flac))
 
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """Features filled up with 0, words with -1."""
@@ -73,7 +75,7 @@ class Waves:
 
     def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
         """Sounds are waves of (samples,), full scale 1."""
-        return _utterances(context, settings, str, lambda flac, key, number: _wave(flac))
+        return _utterances(context, settings, "words", lambda flac, key, number: _wave(flac))
 
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """Waves filled up with silence."""
@@ -92,12 +94,13 @@ class Pairs:
 
     def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
         """Sounds are codes of (codes,) or waves of (samples,); words are normalised as `said` does it."""
-        return _utterances(context, settings, said, self._sound)
+        return _utterances(context, settings, "said", self._sound)
 
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """`x` filled up with the pad token, since it is embedded; `y` with -1."""
         words, sounds = _words(items), _sounds(items)
-        x = {"x": padded(words, filler(words_of(settings)), np.int64), "x_lens": lengths(words)}
+        pad = items[0].filler if items else 0
+        x = {"x": padded(words, pad, np.int64), "x_lens": lengths(words)}
         if self.codes is None:
             return {**x, "waves": padded(sounds, 0, np.float32), "waves_lens": lengths(sounds)}
         return {**x, "y": padded(sounds, NONE, np.int64), "y_lens": lengths(sounds)}
@@ -123,21 +126,28 @@ def _wave(flac: bytes) -> Wave:
     return decode_at(flac, RATE_TTS).astype(np.float32) / np.float32(32768)
 
 
+def spelt(part: Streamed, settings: recipe.Context) -> dict[Spelling, list[list[int]]]:
+    """The ids of what is said in each stored audio of a sample: as its corpus spells it, and as decoders are given it."""
+    encode, texts = words_of(settings).encode, list(_texts(part))
+    return {"words": [encode(text) for text in texts], "said": [encode(said(text)) for text in texts]}
+
+
 def _utterances(
     context: Context,
     settings: recipe.Context,
-    spell: Callable[[str], str],
+    spelling: Spelling,
     sound: Callable[[bytes, str, int], NDArray[Any]],
 ) -> Utterances:
     """Every stored audio of a context with the words of the turn that it answers or is answered by."""
-    encode = words_of(settings).encode
-    words, sounds = list[Ints](), list[NDArray[Any]]()
-    for part in context.samples:
-        for number, text in enumerate(_texts(part)):
-            words.append(np.array(encode(spell(text)), np.int64))
-            sounds.append(_decoded(part, number, sound))
+    written = context.written
+    if written and written.settings == settings:
+        pad, kept = written.writing.filler, [written.spans[part.slot] for part in context.samples]
+    else:
+        pad, kept = filler(words_of(settings)), [spelt(part, settings) for part in context.samples]
+    words = [np.array(ids, np.int64) for spellings in kept for ids in spellings[spelling]]
+    sounds = [_decoded(part, number, sound) for part in context.samples for number in range(len(part.sample.audios))]
     keys = tuple(part.sample.key for part in context.samples)
-    return Utterances(context.number, keys, tuple(words), tuple(sounds))
+    return Utterances(context.number, keys, tuple(words), tuple(sounds), pad)
 
 
 def _texts(part: Streamed) -> Iterator[str]:
