@@ -67,11 +67,6 @@ def chat(context: Context, settings: recipe.Context) -> Chat:
     codes that stand in the text (`audio: glm4voice`): no arrays are made of those.
     """
     page = page_of(context, settings) or write(context, settings)
-    if len(page.ids) != context.tokens:
-        raise Corrupt(
-            f"context {context.number} has {len(page.ids)} tokens, its manifest says {context.tokens}: "
-            "another version planned it; plan the stage again"
-        )
     media = [stands for part in page.parts for stands in part.media]
     decoded = [(stands.medium.kind, *stands.medium.decoded()) for stands in media]
     broken = [fault for _, _, fault in decoded if fault]
@@ -98,7 +93,7 @@ def chat(context: Context, settings: recipe.Context) -> Chat:
 
 
 def write(context: Context, settings: recipe.Context) -> Page:
-    """A context as its tokenizer writes it: everything but what its media hold."""
+    """A context as its tokenizer writes it: everything but what its media hold. Raises as `chat` does."""
     if settings.audio != "vita":
         raise UserError(
             f"audio: {settings.audio} writes sound as codes, of which no arrays are made; read the contexts"
@@ -107,6 +102,11 @@ def write(context: Context, settings: recipe.Context) -> Page:
     if settings.prompt == "context":
         writer.write(system(context.prompt))
     parts = tuple(writer.sample(part) for part in context.samples)
+    if len(writer.ids) != context.tokens:
+        raise Corrupt(
+            f"context {context.number} has {len(writer.ids)} tokens, its manifest says {context.tokens}: "
+            "another version planned it; plan the stage again"
+        )
     return Page(filler(words_of(settings)), np.array(writer.ids, np.int32), parts)
 
 

@@ -8,7 +8,6 @@ Sounds stand in the lake at the rate of their kind, 24 kHz for corpora of kind `
 recording that cannot be decoded is `Corrupt`: we wrote it.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from tarsia.builders.audio import decode_at
 from tarsia.builders.chat import restore
 from tarsia.builders.fbank import MELS, features_of
 from tarsia.builders.samples import RATE_TTS
-from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN
+from tarsia.builders.speech import said
 from tarsia.manifests.collate import Arrays, lengths, padded
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
@@ -114,20 +113,12 @@ class Pairs:
         return codes
 
 
-def said(text: str) -> str:
-    """Text as the speech decoders are given it: lower case, without states and signs that nobody pronounces."""
-    return " ".join(_UNSAID.sub(" ", text.lower()).split())
-
-
-_UNSAID = re.compile(rf"[{SPOKEN}{NOISE}{WRITTEN}]|[^\w\s,.?!:;'\"()%&+$€£°，。？！：；、“”‘’（）《》…·—–-]|_")
-
-
 def _wave(flac: bytes) -> Wave:
     return decode_at(flac, RATE_TTS).astype(np.float32) / np.float32(32768)
 
 
 def spelt(part: Streamed, settings: recipe.Context) -> dict[Spelling, list[list[int]]]:
-    """The ids of what is said in each stored audio of a sample: as its corpus spells it, and as decoders are given it."""
+    """The ids of what each stored audio of a sample says: as its corpus spells it, and as decoders are given it."""
     encode, texts = words_of(settings).encode, list(_texts(part))
     return {"words": [encode(text) for text in texts], "said": [encode(said(text)) for text in texts]}
 

@@ -112,7 +112,8 @@ def _moved(part: Streamed, told: Mapping[str, Any], by: int, settings: recipe.Co
         for one in told["questions"]
     ]
     learnt = [(begin + by, end + by) for begin, end in told["learnt"]]
-    return Part(told["begin"] + by, told["end"] + by, learnt, questions, list(_media(part, told["media"], by, settings)))
+    media = list(_media(part, told["media"], by, settings))
+    return Part(told["begin"] + by, told["end"] + by, learnt, questions, media)
 
 
 def _media(part: Streamed, told: Sequence[Mapping[str, Any]], by: int, settings: recipe.Context) -> Iterator[Stands]:
