@@ -117,7 +117,7 @@ def _wave(flac: bytes) -> Wave:
     return decode_at(flac, RATE_TTS).astype(np.float32) / np.float32(32768)
 
 
-def spelt(part: Streamed, settings: recipe.Context) -> dict[Spelling, list[list[int]]]:
+def spelt(part: Streamed, settings: recipe.Context) -> dict[str, Any]:
     """The ids of what each stored audio of a sample says: as its corpus spells it, and as decoders are given it."""
     encode, texts = words_of(settings).encode, list(_texts(part))
     return {"words": [encode(text) for text in texts], "said": [encode(said(text)) for text in texts]}

@@ -242,7 +242,7 @@ def _audit_manifests(lake: str, recipe: str, stages: Sequence[str], deep: bool, 
 def pack(
     lake: LakeUrl,
     stage: Annotated[list[str], typer.Option("--stage", help="model/stage, such as vita-1.5/2.2; may be repeated.")],
-    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a packed shard.")] = 256,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="What a packed shard gathers, at most.")] = 256,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,

@@ -204,6 +204,7 @@ def test_a_pack_that_was_killed_between_shards_goes_on_and_writes_the_same_bytes
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+@pytest.mark.ray
 def test_ray_writes_the_same_bytes(packed, tmp_path, ray_cluster):
     lake, _ = packed
     other = copy_of(lake, tmp_path)
