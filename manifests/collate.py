@@ -20,7 +20,7 @@ from tarsia.builders.fbank import MELS
 from tarsia.builders.tokens import TILE, TILE_TOKENS
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
-from tarsia.manifests.stream import Batch, Context
+from tarsia.manifests.stream import Batch, Context, Handed
 from tarsia.manifests.tensors import IGNORED, KINDS, Chat, Ints, chat, filler
 from tarsia.schemas import recipe
 from tarsia.schemas.errors import Corrupt, UserError
@@ -38,6 +38,7 @@ class Collated:
     keys: tuple[tuple[str, ...], ...]  # of the samples of each context
     broken: tuple[Broken, ...]  # media that could not be decoded
     state: dict[str, Any]  # what the stream resumes from after this batch
+    handed: Handed  # what an `Account` notes of it
 
     def __getitem__(self, name: str) -> Any:
         return self.arrays[name]
@@ -191,6 +192,7 @@ class Decoder:
                 tuple(item.keys for item in items),
                 faults,
                 batch.state,
+                batch.handed,
             )
 
     def _plain(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Any]]]:
