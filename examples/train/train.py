@@ -56,18 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--seed", type=int, default=0, help="of the model's first weights")
     run = options.parse_args(arguments)
     device = join()
-    torch.manual_seed(run.seed)
-    model, kept = Model().to(device), None
-    run.out.mkdir(parents=True, exist_ok=True)
-    if (run.out / "checkpoint.pt").exists():
-        kept = torch.load(run.out / "checkpoint.pt", map_location=device, weights_only=True)
-        if kept["stage"] not in run.stages:
-            raise UserError(f"{run.out} holds a run that stands in stage {kept['stage']}: name it among the --stages")
-        model.load_state_dict(kept["model"])
-    for stage in run.stages[run.stages.index(kept["stage"]) if kept else 0 :]:
-        train(model, stage, run, device, kept)
-        kept = None
-    dist.destroy_process_group()
+    try:
+        torch.manual_seed(run.seed)
+        model, kept = Model().to(device), None
+        run.out.mkdir(parents=True, exist_ok=True)
+        if (run.out / "checkpoint.pt").exists():
+            kept = torch.load(run.out / "checkpoint.pt", map_location=device, weights_only=True)
+            if kept["stage"] not in run.stages:
+                raise UserError(f"{run.out} holds a run that stands in stage {kept['stage']}: name it among --stages")
+            model.load_state_dict(kept["model"])
+        for stage in run.stages[run.stages.index(kept["stage"]) if kept else 0 :]:
+            train(model, stage, run, device, kept)
+            kept = None
+    finally:
+        dist.destroy_process_group()
 
 
 def train(model: Model, name: str, run: argparse.Namespace, device: torch.device, kept: dict[str, Any] | None) -> None:
