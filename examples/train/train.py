@@ -122,7 +122,8 @@ def update(
     """One step. The loss is the mean over what the *global* batch learns, however it is cut into slices.
 
     Each rank sums its losses; sums, counts and gradients are added over the ranks and divided at the end. So one rank
-    and eight make the same step, and a slice may be empty.
+    and eight make the same step, and a slice may be empty. The loss is read at once, which waits for the device: from
+    here on until the next batch comes, a GPU has nothing to do.
     """
     optimizer.zero_grad()
     total, count = model(batch, positions) if batch.contexts else (torch.zeros(()), 0)
