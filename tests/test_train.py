@@ -213,15 +213,17 @@ def test_where_positions_begin_anew_a_sample_sees_nothing_of_the_others(every):
     torch.manual_seed(0)
     model = Model()
     batch = next(Decoder(stream.manifest.context, Chats())(stream)).map(torch.from_numpy)
-    together, count = model(batch, "reset")
+    reset = stream.manifest.context
+    chat = reset.model_copy(update={"positions": "chat"})
+    together, count = model(batch, reset)
     ends = batch["cu_seqlens"].tolist()
     assert len(ends) > 4
-    alone = [model(piece(batch, begin, end), "chat") for begin, end in pairwise(ends)]
+    alone = [model(piece(batch, begin, end), chat) for begin, end in pairwise(ends)]
     assert (count, together.item()) == (
         sum(own for _, own in alone),
         pytest.approx(sum(one.item() for one, _ in alone)),
     )
-    assert model(batch, "chat")[0].item() != pytest.approx(together.item(), rel=1e-6)
+    assert model(batch, chat)[0].item() != pytest.approx(together.item(), rel=1e-6)
 
 
 def piece(batch, begin, end):
@@ -237,4 +239,4 @@ def test_the_wrong_length_of_speech_stops_the_run(every):
     assert len(batch["features"]) > 1
     batch["features_lens"][0] += 100
     with pytest.raises(AssertionError, match="not as long as it was planned"):
-        Model()(batch, "reset")
+        Model()(batch, stream.manifest.context)

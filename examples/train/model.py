@@ -21,6 +21,7 @@ from tarsia.manifests.dataset import normalised
 from tarsia.manifests.tensors import IGNORED
 from tarsia.manifests.utterances import BEGIN, CODES, END, FILL
 from tarsia.schemas.errors import UserError
+from tarsia.schemas.recipe import Context
 
 WIDTH, WORDS = 64, 4093  # of every vector; rows of the folded vocabulary, a prime
 GUIDES = 25  # of VITA's trainable guide tokens
@@ -48,13 +49,13 @@ class Model(nn.Module):
             module.requires_grad_(name in names)
         return [one for one in self.parameters() if one.requires_grad]
 
-    def forward(self, batch: Collated, positions: str) -> tuple[Tensor, int]:
+    def forward(self, batch: Collated, settings: Context) -> tuple[Tensor, int]:
         """The sum of a batch's losses and of how many, by what it consists of.
 
         That is conversations, speech and its words, speech alone, or words to be said and their speech.
         """
         if "ids" in batch.arrays:
-            return self.chat(batch, segments(batch) if positions == "reset" else None)
+            return self.chat(batch, segments(batch) if settings.positions == "reset" else None)
         if "words" in batch.arrays:
             return self.hear(batch)
         return self.speak(batch) if "x" in batch.arrays else self.codec(batch["waves"], batch["waves_lens"])

@@ -38,7 +38,7 @@ from tarsia.manifests.dataset import CollatedDataset, Prefetcher
 from tarsia.manifests.stream import load_manifest
 from tarsia.manifests.utterances import Pairs, Transcripts, Waves
 from tarsia.schemas.errors import TarsiaError, UserError
-from tarsia.schemas.recipe import Stage
+from tarsia.schemas.recipe import Context, Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +90,7 @@ def train(model: Model, name: str, run: argparse.Namespace, device: torch.device
     began, losses, state = perf_counter(), list[float](), data.state_dict()
     with (run.out / f"steps-{rank}.jsonl").open("ab") as steps:
         for batch in batches:
-            loss = update(model, learning, optimizer, batch, manifest.context.positions)
+            loss = update(model, learning, optimizer, batch, manifest.context)
             step, state = step + 1, batch.state
             account.add(batch)
             losses.append(loss)
@@ -117,7 +117,7 @@ def form_of(stage: Stage) -> Form[Any]:
 
 
 def update(
-    model: Model, learning: list[nn.Parameter], optimizer: torch.optim.Optimizer, batch: Collated, positions: str
+    model: Model, learning: list[nn.Parameter], optimizer: torch.optim.Optimizer, batch: Collated, settings: Context
 ) -> float:
     """One step. The loss is the mean over what the *global* batch learns, however it is cut into slices.
 
@@ -126,7 +126,7 @@ def update(
     here on until the next batch comes, a GPU has nothing to do.
     """
     optimizer.zero_grad()
-    total, count = model(batch, positions) if batch.contexts else (torch.zeros(()), 0)
+    total, count = model(batch, settings) if batch.contexts else (torch.zeros(()), 0)
     if total.requires_grad:
         total.backward()
     device = learning[0].device
