@@ -14,7 +14,7 @@ import numpy as np
 
 from tarsia.builders.packing import Int64s, Packing, shuffle
 
-WINDOW = 20_000  # samples that are sorted among each other
+WINDOW = 100_000  # samples that are sorted among each other
 
 
 def bucket(lengths: Int64s, budget: int, most: int, *, seed: int, window: int = WINDOW) -> Packing:

@@ -30,7 +30,7 @@ INDEX_COLUMNS = (
 SPEECH_COLUMNS = ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum")
 PROMPTS = ("text", "image", "video")
 
-LOT = 4096  # contexts of a window; the windows of a stage come in an order of its own
+LOT = 100_000  # samples of a window, which share contexts; the windows of a stage come in an order of its own
 
 Floats = npt.NDArray[np.float64]
 
@@ -231,8 +231,9 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
     begins = np.concatenate(starts)
     packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
-    sequence = sequence[_by_lot(np.concatenate([*of_pack, parts[alone]])[sequence], _seed(purpose, 0))]
     rows = np.concatenate([*members, alone])
+    in_parts = np.concatenate([*of_pack, parts[alone]])[sequence]
+    sequence = sequence[_by_lot(in_parts, len(rows), _seed(purpose, 0))]
     first = np.concatenate([begins[:-1], len(together) + np.arange(len(alone))])[sequence]
     length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
     ends = np.concatenate([[0], np.cumsum(length)])
@@ -245,9 +246,9 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
 def _packed(mine: Rows, tokens: Int32s, rooms: _Rooms, seed: int) -> Packing:
     """Contexts filled with tokens, or batches of samples that last alike."""
     if rooms.longest is not None:
-        return bucket(rooms.lengths[mine], rooms.longest, rooms.most, seed=seed)
+        return bucket(rooms.lengths[mine], rooms.longest, rooms.most, seed=seed, window=LOT)
     units = rooms.units[mine] if rooms.unit_cap else None
-    return fill(tokens[mine], rooms.capacity, seed=seed, units=units, unit_cap=rooms.unit_cap)
+    return fill(tokens[mine], rooms.capacity, seed=seed, units=units, unit_cap=rooms.unit_cap, window=LOT)
 
 
 def _bound(mine: Rows, tokens: Int32s, rooms: _Rooms) -> tuple[int, str]:
@@ -256,14 +257,14 @@ def _bound(mine: Rows, tokens: Int32s, rooms: _Rooms) -> tuple[int, str]:
     return lower_bound(tokens[mine], rooms.capacity, rooms.units[mine] if rooms.unit_cap else None, rooms.unit_cap)
 
 
-def _by_lot(parts: Rows, seed: int) -> Rows:
-    """Contexts with their windows in the order of a draw, inside each part of the stage; none is cut up.
+def _by_lot(parts: Rows, samples: int, seed: int) -> Rows:
+    """Contexts with their windows in the order of a draw, inside each part of the stage.
 
     Stages of one seed take of the same arcs; so they do not go through them in the same order.
     """
-    window = np.arange(len(parts)) // LOT
-    numbers = np.arange(len(parts) // LOT + 1, dtype=np.uint64)
+    numbers = np.arange(max(1, round(samples / LOT)), dtype=np.uint64)
     draws = redraws(np.full(len(numbers), seed, np.uint64), "order of windows", numbers)
+    window = np.arange(len(parts)) * len(numbers) // max(1, len(parts))
     return np.lexsort((draws[window], parts))
 
 
