@@ -89,7 +89,7 @@ def test_the_mixture_holds_in_every_window_of_contexts(planned, stage):
         here = window == number
         for name in SIZES:
             share, whole = (tokens[at & (names == name)].sum() / tokens[at].sum() for at in (here, window >= 0))
-            assert abs(share - whole) < 0.08
+            assert abs(share - whole) < 0.1
 
 
 def windows(one):
