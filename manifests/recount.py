@@ -118,8 +118,14 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
         book.equal(where, "model", manifest.model, recipe.model)
         book.equal(where, "seed", manifest.seed, recipe.seed)
         book.equal(where, "stage", manifest.stage, recipe.stages.get(manifest.name))
-        tokens = (manifest.stage.pack.tokens if manifest.stage.pack else None) or recipe.context.tokens
-        book.equal(where, "context", manifest.context, recipe.context.model_copy(update={"tokens": tokens}))
+        pack, page = manifest.stage.pack, recipe.context
+        rows = pack is not None and pack.seconds is not None and page.prompt == "context"  # each under its own prompt
+        own = {
+            "tokens": (pack.tokens if pack else None) or page.tokens,
+            "prompt": "sample" if rows else page.prompt,
+            "guide": page.guide if manifest.stage.guide is None else manifest.stage.guide,
+        }
+        book.equal(where, "context", manifest.context, page.model_copy(update=own))
     words = tokenizer(manifest.context.tokenizer, manifest.context.words)
     book.equal(where, "vocabulary", manifest.vocabulary, words.digest)
     book.equal(where, "prompts", manifest.prompts, {name: system_tokens(words, name) for name in PROMPTS})

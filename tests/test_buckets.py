@@ -84,7 +84,48 @@ def test_batches_are_an_order_that_others_rely_on():
 
 
 GOLDEN_STARTS = [0, 2, 5, 8, 14, 16, 20, 23, 29, 31, 33, 36, 40]
-GOLDEN_MEMBERS = [4, 15, 3, 9, 14, 5, 11, 17, 0, 1, 6, 7, 12, 18, 10, 16, 2, 8, 13, 19, 26, 32, 38, 23, 24, 29, 30, 35, 36, 28, 34, 22, 39, 21, 27, 33, 20, 25, 31, 37]
+GOLDEN_MEMBERS = [
+    4,
+    15,
+    3,
+    9,
+    14,
+    5,
+    11,
+    17,
+    0,
+    1,
+    6,
+    7,
+    12,
+    18,
+    10,
+    16,
+    2,
+    8,
+    13,
+    19,
+    26,
+    32,
+    38,
+    23,
+    24,
+    29,
+    30,
+    35,
+    36,
+    28,
+    34,
+    22,
+    39,
+    21,
+    27,
+    33,
+    20,
+    25,
+    31,
+    37,
+]
 
 
 @pytest.mark.parametrize("length", [0, 101])
@@ -135,7 +176,7 @@ def test_a_context_of_a_speech_stage_is_a_batch_with_its_padding_and_the_audit_a
     assert manifest.fill == pytest.approx(real / 6 / len(contexts))
     assert manifest.bound <= manifest.contexts == len(contexts)
     assert manifest.binding == ("samples" if stage == "twice" else "seconds")
-    assert not audit(lake, [manifest], deep=True).findings
+    assert not audit(lake, [manifest], recipe=recipe(STAGES, request=REQUEST), deep=True).findings
 
 
 def test_what_a_batch_is_said_to_be_is_recounted(lake):
@@ -215,7 +256,9 @@ def test_a_row_of_a_batch_is_one_recording_under_its_own_prompt_after_its_guide_
         assert len(batch["guides_at"]) == len(ids)
         assert (batch["guides_at"] + 25 == batch["features_at"]).all()
         assert (ids.reshape(-1)[batch["guides_at"][:, None] + np.arange(25)] == QWEN.control("<|endoftext|>")[0]).all()
-        for row, size, at, tokens in zip(ids, batch["lens"], batch["features_at"], batch["features_tokens"], strict=True):
+        for row, size, at, tokens in zip(
+            ids, batch["lens"], batch["features_at"], batch["features_tokens"], strict=True
+        ):
             at = at % ids.shape[1]
             before, after = spell(row[: at - 25]), spell(row[at + tokens : size])
             assert before.startswith("<|im_start|>system\n")

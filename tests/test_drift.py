@@ -111,7 +111,9 @@ def test_a_window_reads_a_contiguous_part_of_every_corpus(planned, stage):
 
 def test_stages_of_one_seed_do_not_go_through_a_corpus_in_the_same_order(planned):
     """Epoch 0 of both; later epochs follow from the digests of their manifests."""
-    one, other = (np.argsort([np.median(mine) for mine in windows(planned[name])]).tolist() for name in ("packed", "again"))
+    one, other = (
+        np.argsort([np.median(mine) for mine in windows(planned[name])]).tolist() for name in ("packed", "again")
+    )
     assert sorted(one) == sorted(other) == list(range(len(one)))
     assert one != other
     assert one != sorted(one)
