@@ -3,8 +3,8 @@
     python benchmarks/buckets.py                                  # 200,000 and 10,000,000 recordings
     python benchmarks/buckets.py --peers /tmp/peers/bin/python    # and lhotse on the first, with lhotse and torch there
 
-Durations are a model: five corpora of speech, each gamma distributed between 0.5 and 30 s. Prints Markdown: padding (padded
-seconds over real ones, less 1), batches over the fewest there can be, the longest batch with its padding, the
+Durations are a model: five corpora of speech, each gamma distributed between 0.5 and 30 s. Prints Markdown:
+padding (padded seconds over real ones, less 1), batches over the fewest there can be, the longest batch with its padding, the
 correlation of a batch's place with its mean length and with the share of the first corpus, CPU-seconds. One thread.
 """
 
@@ -86,8 +86,8 @@ def main() -> None:
         for name, one in rows.items():
             over = one["batches"] / bound - 1
             print(
-                f"| {count:,} | {name} | {one['padding']:.2%} | {over:+.2%} | {one['longest']:.1f} | {one['length']:+.4f} "
-                f"| {one['corpus']:+.4f} | {one['cpu']:.2f} |"
+                f"| {count:,} | {name} | {one['padding']:.2%} | {over:+.2%} | {one['longest']:.1f} "
+                f"| {one['length']:+.4f} | {one['corpus']:+.4f} | {one['cpu']:.2f} |"
             )
         sys.stdout.flush()
 

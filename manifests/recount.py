@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tarsia.builders.chat import PROMPTS, system_tokens
 from tarsia.builders.buckets import fewest
+from tarsia.builders.chat import PROMPTS, system_tokens
 from tarsia.builders.packing import lower_bound
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
@@ -163,7 +163,8 @@ def _check_contexts(stage: StageTables) -> None:
         left join starts f using (context)
         where c.samples is distinct from s.n or c.tokens is distinct from s.t + p.cost
            or if($4::double is null, c.tokens, t_most) > $1 or s_padded > $4::double + 1e-6 or s.n > $5
-           or (s_padded is null) is distinct from (c.padded_seconds is null) or abs(s_padded - c.padded_seconds) > 1e-6
+           or (s_padded is null) is distinct from (c.padded_seconds is null)
+           or abs(s_padded - c.padded_seconds) > 1e-6
            or c.tiles is distinct from s_tiles or c.frames is distinct from s_frames
            or c.audio_tokens is distinct from s_audio or not coalesce(abs(c.seconds - s_seconds) <= 1e-6, false)
            or s.low is distinct from 0 or s.high is distinct from s.n - 1 or s.slots is distinct from s.n
@@ -229,7 +230,8 @@ def _check_rooms(stage: StageTables) -> None:
         select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy) where not r.placed and
         case when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
                                                                           r.tokens, r.room)
-             when $2::double is not null and r.seconds = 0 then u.reason is distinct from 'silent: no sound to be batched by'
+             when $2::double is not null and r.seconds = 0
+                  then u.reason is distinct from 'silent: no sound to be batched by'
              when $2::double is not null then r.seconds <= $2::double or u.reason is distinct from
                   format('over-lasting: {:.3f} seconds, room for {:.3f}', r.seconds, $2::double)
         else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)

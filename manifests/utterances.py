@@ -112,7 +112,7 @@ class Pairs:
 
 
 def form_of(stage: recipe.Stage, step: str | None = None) -> Form[Any]:
-    """The form that a stage, or one of its steps, asks for. `UserError` where it has steps and none of them is named."""
+    """The form that a stage, or one of its steps, asks for. `UserError` where it has steps and none is named."""
     if (step is None) is bool(stage.steps) or (step is not None and step not in stage.steps):
         steps = ", ".join(stage.steps) or "none"
         raise UserError(f"stage '{stage.title}' has steps {steps}; {'say which' if step is None else f'no {step}'}")

@@ -213,7 +213,7 @@ Alone = Literal["caption", "qa", "asr", "tts", "noise", "text", "image", "video"
 class Pack(Model):
     """How contexts are shared: packed up to so many tokens; or, with `seconds`, batches of samples that last alike.
 
-    Of a batch each sample is a row of its own, under a system prompt of its own. It lasts as long as its longest sample,
+    Each sample of a batch is a row of its own, under its own system prompt. A batch lasts as long as its longest sample,
     as often as it has samples: that is what an encoder is given, padding included.
     """
 

@@ -1,4 +1,4 @@
-"""Batches by seconds: whole, within their budget, as few as can be, alike for alike; stages of speech from end to end."""
+"""Batches by seconds: whole, within their budget, as few as can be; stages of speech from end to end."""
 
 from itertools import pairwise
 
@@ -53,7 +53,7 @@ def least(lengths, budget, most):
     first, rest = lengths[0], lengths[1:]
     sets = [[]]
     for number in range(len(rest)):
-        sets += [chosen + [number] for chosen in sets]
+        sets += [[*chosen, number] for chosen in sets]
     return 1 + min(
         least([length for number, length in enumerate(rest) if number not in chosen], budget, most)
         for chosen in sets
@@ -259,8 +259,8 @@ def test_a_row_of_a_batch_is_one_recording_under_its_own_prompt_after_its_guide_
         for row, size, at, tokens in zip(
             ids, batch["lens"], batch["features_at"], batch["features_tokens"], strict=True
         ):
-            at = at % ids.shape[1]
-            before, after = spell(row[: at - 25]), spell(row[at + tokens : size])
+            begin = at % ids.shape[1]
+            before, after = spell(row[: begin - 25]), spell(row[begin + tokens : size])
             assert before.startswith("<|im_start|>system\n")
             assert before.endswith("<|im_start|>user\n")
             question, _, answer = after.partition("<|im_end|>\n<|im_start|>assistant\n☞")
