@@ -4,7 +4,8 @@
     python benchmarks/buckets.py --peers /tmp/peers/bin/python    # and lhotse on the first, with lhotse and torch there
 
 Durations are a model: five corpora of speech, each gamma distributed between 0.5 and 30 s. Prints Markdown:
-padding (padded seconds over real ones, less 1), batches over the fewest there can be, the longest batch with its padding, the
+padding (padded seconds over real ones, less 1),
+batches over the fewest there can be, the longest batch with its padding, the
 correlation of a batch's place with its mean length and with the share of the first corpus, CPU-seconds. One thread.
 """
 

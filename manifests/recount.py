@@ -148,7 +148,8 @@ def _check_contexts(stage: StageTables) -> None:
         with sums as (
             select context, count(*) as n, sum(tokens) as t, sum(tiles) as s_tiles, sum(frames) as s_frames,
                    sum(audio_tokens) as s_audio, sum(seconds) as s_seconds, max(tokens) as t_most,
-                   if($4::double is null, null, max(seconds) * count(*)) as s_padded, min(slot) as low, max(slot) as high,
+                   if($4::double is null, null, max(seconds) * count(*)) as s_padded,
+                   min(slot) as low, max(slot) as high,
                    count(distinct slot) as slots, bool_and(row - slot is not distinct from first) as in_place,
                    bool_or(seen(modality) = 'video') as video, bool_or(seen(modality) = 'image') as image,
                    bool_or({_alone(manifest.stage.pack)}) as alone,
@@ -162,7 +163,8 @@ def _check_contexts(stage: StageTables) -> None:
               (case when s.video then 'video' when s.image then 'image' else 'text' end)
         left join starts f using (context)
         where c.samples is distinct from s.n or c.tokens is distinct from s.t + p.cost
-           or if($4::double is null, c.tokens, t_most) > $1 or s_padded > $4::double + 1e-6 or s.n > $5
+           or if($4::double is null, c.tokens, t_most) > $1
+           or s_padded > $4::double + 1e-6 or s.n > $5
            or (s_padded is null) is distinct from (c.padded_seconds is null)
            or abs(s_padded - c.padded_seconds) > 1e-6
            or c.tiles is distinct from s_tiles or c.frames is distinct from s_frames

@@ -213,8 +213,8 @@ Alone = Literal["caption", "qa", "asr", "tts", "noise", "text", "image", "video"
 class Pack(Model):
     """How contexts are shared: packed up to so many tokens; or, with `seconds`, batches of samples that last alike.
 
-    Each sample of a batch is a row of its own, under its own system prompt. A batch lasts as long as its longest sample,
-    as often as it has samples: that is what an encoder is given, padding included.
+    Each sample of a batch is a row of its own, under its own system prompt. A batch lasts
+    as long as its longest sample, as often as it has samples: that is what an encoder is given, padding included.
     """
 
     tokens: int | None = Field(default=None, ge=256)  # of one context of this stage, if not the recipe's
