@@ -174,7 +174,7 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
-    fits = (tokens <= room) & (units <= (unit_cap or units))
+    fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0)
     return _Rooms(capacity, units, unit_cap, room, fits, fits & ~alone & (tokens <= capacity))
 
 
@@ -290,12 +290,15 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
     rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
+    lengths = column(everyone, "length")[over].tolist()
     figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), rooms.units[over].tolist(), strict=True)
     reasons = [
-        f"over-long: {tokens} tokens, room for {room}"
+        "taken-down"
+        if not length
+        else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
-        for tokens, room, units in figures
+        for length, (tokens, room, units) in zip(lengths, figures, strict=True)
     ]
     return pa.table([*rows.columns, pa.array(reasons, pa.string())], UNPLACED)
 

@@ -301,6 +301,39 @@ def inspect(
 
 
 @app.command()
+def takedown(
+    lake: LakeUrl,
+    wanted: Annotated[
+        str | None,
+        typer.Argument(metavar="[LIST]", help="Text, CSV or JSONL of ids (corpus, tab, id), keys, digests of media."),
+    ] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", help="The corpus that the ids are of.")] = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", help="All records of this raw file of --corpus; may be repeated.")
+    ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Take records down: their places stay, what held them is written anew, and no ingest brings them back."""
+    from tarsia.builders.lake import Lake
+    from tarsia.builders.wanted import read_wanted
+    from tarsia.pipelines import show
+    from tarsia.pipelines.pool import open_pool
+    from tarsia.pipelines.takedown import takedown as run
+
+    if not wanted and not file:
+        raise UserError("say what to take down: a list, or --corpus and --file")
+    if file and not corpus:
+        raise UserError("--file is a raw file of a corpus: say which with --corpus")
+    lines = read_wanted(wanted, corpus) if wanted else []
+    with open_pool(workers, ray) as pool:
+        done = run(Lake(lake), lines, pool, files=file or (), corpus=corpus, quiet=quiet)
+    _print(as_json, done.model_dump(mode="json"), lambda: show.taken_down(done))
+
+
+@app.command()
 def demo(
     lake: Annotated[str, typer.Argument(metavar="LAKE", help="A folder for the lake.")] = "lake",
     examples: Annotated[Path, typer.Option("--examples", help="The folder with catalog.yaml.")] = Path("examples"),

@@ -13,6 +13,7 @@ from tarsia.pipelines.estimate import Estimate
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
 from tarsia.pipelines.speak import Speech, Voiced
+from tarsia.pipelines.takedown import Takedown
 from tarsia.pipelines.told import Share, Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 
@@ -60,8 +61,31 @@ def ingested(reports: Sequence[Ingested]) -> str:
         lines += [f"{one.corpus}: {one.equal_within:,} samples have an equal in it"] * bool(one.equal_within)
         lines += [f"{one.corpus}: {one.equal_across:,} samples have an equal elsewhere"] * bool(one.equal_across)
     records, samples = sum(one.records for one in reports), sum(one.samples for one in reports)
-    refused = sum(sum(one.quarantined.values()) for one in reports)
-    return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined"])
+    refused, gone = sum(sum(one.quarantined.values()) for one in reports), sum(one.taken_down for one in reports)
+    taken = f" + {gone:,} taken down" if gone else ""
+    return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined{taken}"])
+
+
+def taken_down(done: Takedown) -> str:
+    """What was erased where, and what is left to do."""
+    receipt, lines = done.receipt, []
+    if receipt:
+        rows = [(one.corpus, one.samples, one.quarantined) for one in receipt.records]
+        lines.append(table(("taken down of", "samples", "from quarantine"), rows))
+        written = ", ".join(f"{count:,} of {folder}" for folder, count in receipt.rewritten.items())
+        lines.append(f"written anew: {written or 'nothing'}; clips erased: {receipt.clips:,}")
+        lines += [f"forbidden from now on: {receipt.forbidden:,} digests"] * bool(receipt.forbidden)
+        lines += [
+            f"stage {name} still places it, in {contexts:,} contexts: plan it with --repair"
+            for name, contexts in receipt.stages.items()
+        ]
+        lines += [f"packed tars that hold it: {len(receipt.packs):,}; pack again"] * bool(receipt.packs)
+        lines.append(f"objects that hold it until the lake is pruned: {len(receipt.lying):,}")
+        lines.append(f"receipt {receipt.number}")
+    lines += [f"{done.known:,} were taken down before"] * bool(done.known)
+    lines += ["all of it was taken down before"] * (receipt is None and not done.known)
+    lines += [f"nothing is called {name}" for name in done.unknown]
+    return "\n".join(lines)
 
 
 def duplicates(found: Duplicates) -> str:
