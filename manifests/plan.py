@@ -17,6 +17,7 @@ import xxhash
 from tarsia.builders.packing import fill, lower_bound
 from tarsia.builders.tables import rows_digest
 from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, picked, seen
+from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, copies, positions, rounds
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
 from tarsia.schemas.recipe import Context, Pack, Recipe
@@ -45,6 +46,7 @@ class Planned(NamedTuple):
     binding: str
     fill: float
     deviation: Deviation | None
+    kept: int | None  # contexts of the parent that stay, None from scratch
 
     @property
     def rows(self) -> dict[str, str]:
@@ -54,9 +56,18 @@ class Planned(NamedTuple):
 
 
 def plan(
-    recipe: Recipe, name: str, corpora: Sequence[Corpus], prompts: dict[str, int], *, pending_as_text: bool = False
+    recipe: Recipe,
+    name: str,
+    corpora: Sequence[Corpus],
+    prompts: dict[str, int],
+    *,
+    pending_as_text: bool = False,
+    parent: Parent | None = None,
 ) -> Planned:
-    """One stage of a recipe over the corpora of a lake. Raises `Pending` where speech is still undecided."""
+    """One stage of a recipe over the corpora of a lake, from scratch or following a parent that is repaired.
+
+    Raises `Pending` where speech is still undecided.
+    """
     stage, context = recipe.stages[name], recipe.context_of(name)
     selected = [
         decide(corpus, ask, rows, context, prompts, pending_as_text=pending_as_text)
@@ -68,7 +79,7 @@ def plan(
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
     rooms = _rooms(everyone, stage.pack, context.tokens, carried)
     parts = rounds([one.rows for one in selected])
-    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
+    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
     shards, samples = _used(tars, _placed(everyone, filled))
     contexts = _context_table(samples, filled.starts, context, carried)
     return Planned(
@@ -83,6 +94,7 @@ def plan(
         binding=filled.binding,
         fill=round(filled.fullness, 9),
         deviation=_deviation(samples),
+        kept=filled.kept,
     )
 
 
@@ -193,12 +205,37 @@ class _Filled(NamedTuple):
     bound: int
     binding: str
     fullness: float
+    kept: int | None
 
 
-def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str) -> _Filled:
+def _fill(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str, parent: Parent | None
+) -> _Filled:
+    """All that fits in contexts, with figures of the whole."""
+
+    def filled(rows: Rows) -> tuple[Rows, Rows]:
+        return _contexts(everyone, position, rows, rooms, parts, purpose)
+
+    tokens, kept = column(everyone, "tokens"), None
+    fitting = order[rooms.fits[order]]
+    if parent is None:
+        rows, starts = filled(fitting)
+    else:
+        rows, starts, kept = mend(parent, everyone, rooms.fits, rooms.shares, order, filled)
+    together = order[rooms.shares[order]]
+    units = rooms.units[together] if rooms.unit_cap else None
+    bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
+    shared = int(np.add.reduceat(rooms.shares[rows], starts[:-1]).astype(np.bool_).sum()) if len(rows) else 0
+    fullness = int(tokens[together].sum(dtype=np.int64)) / (shared * rooms.capacity) if shared else 1.0
+    return _Filled(rows, starts, bound + len(fitting) - len(together), binding, fullness, kept)
+
+
+def _contexts(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str
+) -> tuple[Rows, Rows]:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
-    together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
+    together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
     members, starts = [together[:0]], [np.zeros(1, np.int64)]
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
@@ -211,10 +248,6 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
         )
         starts.append(packing.starts[1:] + starts[-1][-1])
         members.append(mine[packing.members])
-    bound, binding = packing.bound, packing.binding
-    if parts.any():
-        units = rooms.units[together] if rooms.unit_cap else None
-        bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
     begins = np.concatenate(starts)
     packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
@@ -223,8 +256,7 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
     length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
     ends = np.concatenate([[0], np.cumsum(length)])
     inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
-    fullness = int(tokens[together].sum(dtype=np.int64)) / (packs * rooms.capacity) if packs else 1.0
-    return _Filled(rows[np.repeat(first, length) + inside], ends, bound + len(alone), binding, fullness)
+    return rows[np.repeat(first, length) + inside], ends
 
 
 def _seed(purpose: str, part: int) -> int:

@@ -13,6 +13,7 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.builders.tokens import tokenizer
 from tarsia.manifests.findings import StageTables
+from tarsia.manifests.refollow import check_repair
 from tarsia.manifests.reselect import check_selection, register_scope, register_takes
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import ORDER
@@ -41,6 +42,8 @@ def recount(stage: StageTables, tables: dict[str, pa.Table], store: Store, recip
             check(stage)
     with stage.book.reading(stage.where):
         _check_header(stage, recipe)
+    with stage.book.reading(f"{stage.where} repaired"):
+        check_repair(stage, store)
 
 
 def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> None:

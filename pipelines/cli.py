@@ -157,6 +157,9 @@ def plan(
         bool, typer.Option("--pending-as-text", help="Questions without a verdict stay text, instead of an error.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Follow the manifests that stand: only contexts that a change touched move.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what every corpus would give; write no manifest.")
     ] = False,
@@ -181,6 +184,7 @@ def plan(
             voices=read_voices(voices).name,
             pending_as_text=pending_as_text,
             replace=replace,
+            repair=repair,
             dry_run=dry_run,
             quiet=quiet,
         )

@@ -216,6 +216,10 @@ def planned(manifests: Sequence[Manifest]) -> str:
 def _notes(manifest: Manifest) -> Iterator[str]:
     """Where the lake has less than was asked, and where lengths keep contexts from being filled."""
     context, pack = manifest.context, manifest.stage.pack
+    if one := manifest.repaired:
+        yield (
+            f"repaired: {one.kept:,} of {one.before:,} contexts stay as they were, {manifest.contexts - one.kept:,} are new"
+        )
     for number, take in enumerate(manifest.stage.takes):
         asks, unit = [ask for ask in manifest.asks if ask.take == number], take.amount.unit
         there = {
