@@ -97,7 +97,7 @@ def test_a_claim_to_have_kept_more_than_was_kept_is_found(tmp_path):
         told.model_copy(update={"parents": ("0" * 64,)}),
     ):
         found = audit(lake, [repaired.model_copy(update={"repaired": wrong})], recipe=page).findings
-        assert any("repair" in one.place or "repair" in one.said for one in found), wrong
+        assert any("repaired" in one.where for one in found), wrong
 
 
 def test_a_run_goes_on_where_it_stood_in_the_parent(tmp_path):
