@@ -87,6 +87,6 @@ def standing_for(row: Mapping[str, Any], corpus: Corpus) -> tuple[dict[str, Any]
     """The rows of INDEX and TEXT that stand where a sample stood; `row` is its tombstone."""
     index = {name: row[name] for name in ("key", "draw", "language", "modality", "questions", "audios")}
     index |= {"corpus": corpus.name, "kind": corpus.kind.value, "images": [], "videos": [], "members": []}
-    index |= {name: "" for name in ("id", "record", "said", "content")}
-    index |= {name: 0 for name in ("offset", "length", "checksum")}
+    index |= dict.fromkeys(("id", "record", "said", "content"), "")
+    index |= dict.fromkeys(("offset", "length", "checksum"), 0)
     return index, {"key": row["key"], "conversations": [{"from": "human", "value": ""}] * row["questions"]}

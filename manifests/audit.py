@@ -182,9 +182,11 @@ def _check_conservation(sql: duckdb.DuckDBPyConnection, store: Store, state: Cor
         ("records that are sample and quarantined", f"select count(*) - count(distinct key) from ({ended})"),
         ("records that came to nothing", f"select count(*) from (select key from origins except ({ended}))"),
         ("samples that no record is known of", f"select count(*) from (({ended}) except select key from origins)"),
-        ("samples taken down that have no tombstone, or the reverse",
-         "select count(*) from (select key from index_all where length = 0) i full join "
-         "(select key from tombstones where sample) t using (key) where i.key is null or t.key is null"),
+        (
+            "samples taken down that have no tombstone, or the reverse",
+            "select count(*) from (select key from index_all where length = 0) i full join "
+            "(select key from tombstones where sample) t using (key) where i.key is null or t.key is null",
+        ),
         ("keys without their draw", "select count(*) from index_all where printf('%016x', draw) <> key[:16]"),
     ):
         book.equal(where, name, 0, sql.execute(query).fetchall()[0][0])

@@ -216,8 +216,9 @@ def _check_rooms(stage: StageTables) -> None:
         """
         select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy)
         join lake_index i on i.key = r.key and i.corpus = r.corpus where not r.placed and
-        case when i.length = 0 then u.reason is distinct from 'taken-down' when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
-                                                                          r.tokens, r.room)
+        case when i.length = 0 then u.reason is distinct from 'taken-down'
+        when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
+                                                                     r.tokens, r.room)
         else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
              or regexp_extract(u.reason, '[0-9]+')::bigint <= $1 end
         order by 1

@@ -1,9 +1,10 @@
-"""Repair: a plan that follows another after a small change of the lake, and leaves alone what the change leaves alone.
+"""Repair: a plan that follows another after a small change of the lake, and leaves alone what that leaves alone.
 
-A context is **dissolved** when one of its samples vanished, was taken down, lost its selection or is not what it was (its
-bytes, its speech, its cost); all others keep their number and their samples. What is left of the dissolved contexts and
-what is new is packed as any plan packs, in the order of the stage, into the freed numbers from first to last; what finds
-none comes after all others. So a run that stands anywhere in the parent goes on: what it has seen has not moved.
+A context is **dissolved** when one of its samples vanished, was taken down, lost its selection or is not what it was
+(its bytes, its speech, its cost); all others keep their number and their samples. What is left of the dissolved
+contexts and what is new is packed as any plan packs, in the order of the stage, into the freed numbers from first to
+last; what finds none comes after all others. So a run that stands anywhere in the parent goes on: what it has seen has
+not moved.
 
 No number is ever left empty, since an order with holes would be another thing for every reader. Where fewer contexts
 come out than numbers are free, the largest are halved until they are as many; where there are too few samples even for
@@ -40,7 +41,12 @@ class Mended(NamedTuple):
 
 
 def mend(
-    parent: Parent, everyone: pa.Table, fits: Bools, shares: Bools, order: Rows, fill: Callable[[Rows], tuple[Rows, Rows]]
+    parent: Parent,
+    everyone: pa.Table,
+    fits: Bools,
+    shares: Bools,
+    order: Rows,
+    fill: Callable[[Rows], tuple[Rows, Rows]],
 ) -> Mended:
     """The contexts of a plan that follows its parent.
 
@@ -82,7 +88,7 @@ def _same(before: pa.Table, now: pa.Table, at: Rows) -> Bools:
     today = now.select([*_FACTS, "spoken"]).take(pa.array(np.maximum(at, 0))) if len(now) else before
     same = np.ones(len(before), np.bool_)
     for name in _FACTS:
-        same &= column_or_zero(before, name) == column_or_zero(today, name)
+        same &= _or_zero(before, name) == _or_zero(today, name)
     old, new = (table["spoken"].combine_chunks() for table in (before, today))
     lengths = pc.list_value_length(old).to_numpy()
     same &= lengths == pc.list_value_length(new).to_numpy()
@@ -93,7 +99,7 @@ def _same(before: pa.Table, now: pa.Table, at: Rows) -> Bools:
     return same
 
 
-def column_or_zero(table: pa.Table, name: str) -> Rows:
+def _or_zero(table: pa.Table, name: str) -> Rows:
     """A column as numbers, 0 where there is none."""
     return np.asarray(pc.fill_null(table[name], 0).to_numpy())
 

@@ -158,7 +158,7 @@ def plan(
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Follow the manifests that stand: only contexts that a change touched move.")
+        bool, typer.Option("--repair", help="Follow what stands: only contexts that a change of the lake touched move.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what every corpus would give; write no manifest.")
@@ -335,6 +335,25 @@ def takedown(
     with open_pool(workers, ray) as pool:
         done = run(Lake(lake), lines, pool, files=file or (), corpus=corpus, quiet=quiet)
     _print(as_json, done.model_dump(mode="json"), lambda: show.taken_down(done))
+
+
+@app.command()
+def prune(
+    lake: LakeUrl,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="So many of the newest snapshots stay.")] = 1,
+    older_than: Annotated[
+        float, typer.Option("--older-than", min=0, help="Hours; what is younger may be somebody's work.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, delete nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete objects that no kept snapshot and no manifest needs."""
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.prune import prune as run
+
+    done = run(Lake(lake), keep=keep, hours=older_than, dry_run=dry_run)
+    _print(as_json, done.model_dump(mode="json"), lambda: show.pruned(done, dry_run=dry_run))
 
 
 @app.command()

@@ -25,8 +25,6 @@ from tarsia.schemas.lake import FORMAT, CorpusState, Snapshot, SpeechState
 from tarsia.schemas.shard import CONTENTS, INDEX, ORIGINS, QUARANTINE, SPEECH, TEXT, Shard, Stored, leaves
 from tarsia.schemas.voice import VERDICTS
 
-Keys = pa.Array  # of strings
-
 
 @dataclass(frozen=True)
 class Erase:
@@ -49,11 +47,11 @@ class Erase:
             tar = TarWriter(file)
             for row, conversation in zip(get_table(store, self.shard.index).to_pylist(), said, strict=True):
                 if row["key"] in gone:
-                    row, conversation = standing_for(gone[row["key"]], self.corpus)
+                    rows = standing_for(gone[row["key"]], self.corpus)
                 else:
-                    row |= _copied(row, old, tar, self.shard.tar.path)
-                index.append(row)
-                text.append(conversation)
+                    rows = row | _copied(row, old, tar, self.shard.tar.path), conversation
+                index.append(rows[0])
+                text.append(rows[1])
             tables = ((".parquet", pa.Table.from_pylist(index, INDEX)),
                       (".text.parquet", pa.Table.from_pylist(text, TEXT)))  # fmt: skip
             path = f"corpora/{self.corpus.name}/{self.shard.leaf}"
@@ -116,7 +114,9 @@ def shard_tasks(lake: str, state: CorpusState, keys: Sequence[str], gone: Stored
     return tasks
 
 
-def speech_tasks(store: Store, lake: str, state: SpeechState, keys: Keys, gone: Stored) -> list[EraseSpeech | Shard]:
+def speech_tasks(
+    store: Store, lake: str, state: SpeechState, keys: pa.Array, gone: Stored
+) -> list[EraseSpeech | Shard]:
     """The leaves of a corpus's speech without some samples, in order: as they stand, or the task that writes them."""
     tables = [get_table(store, shard.index, ("key", "draw")) for shard in state.shards]
     holds = [bool(pc.any(pc.is_in(table["key"], value_set=keys)).as_py()) for table in tables]
@@ -140,7 +140,7 @@ def speech_tasks(store: Store, lake: str, state: SpeechState, keys: Keys, gone: 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def without(store: Store, stored: Stored, schema: pa.Schema, keys: Keys, path: str) -> Stored:
+def without(store: Store, stored: Stored, schema: pa.Schema, keys: pa.Array, path: str) -> Stored:
     """A stored table without the rows of some keys; the same object where it has none."""
     table = get_table(store, stored)
     kept = table.filter(pc.invert(pc.is_in(table["key"], value_set=keys)))
@@ -150,19 +150,19 @@ def without(store: Store, stored: Stored, schema: pa.Schema, keys: Keys, path: s
     return put(store, path, [kept.cast(schema)], schema) if put else put_table(store, path, kept.cast(schema))
 
 
-def origins_without(store: Store, state: CorpusState, keys: Keys) -> tuple[Stored, ...]:
+def origins_without(store: Store, state: CorpusState, keys: pa.Array) -> tuple[Stored, ...]:
     """The origins of a corpus without some records."""
     path = f"origins/{state.corpus.name}/part"
     return tuple(without(store, part, ORIGINS, keys, path) for part in state.origins)
 
 
-def contents_without(store: Store, state: CorpusState, keys: Keys) -> Stored | None:
+def contents_without(store: Store, state: CorpusState, keys: pa.Array) -> Stored | None:
     """What the samples of a corpus are compared by, without some of them."""
     path = f"contents/{state.corpus.name}/rows"
     return without(store, state.contents, CONTENTS, keys, path) if state.contents else None
 
 
-def quarantine_without(store: Store, state: CorpusState, keys: Keys, everywhere: Keys) -> Stored | None:
+def quarantine_without(store: Store, state: CorpusState, keys: pa.Array, everywhere: pa.Array) -> Stored | None:
     """The quarantine of a corpus without some records, and without the names of those taken down anywhere."""
     if state.quarantine is None:
         return None
@@ -176,7 +176,7 @@ def quarantine_without(store: Store, state: CorpusState, keys: Keys, everywhere:
     return put_table(store, f"quarantine/{state.corpus.name}/rows", kept) if len(kept) else None
 
 
-def names_one_of(messages: pa.ChunkedArray, keys: Keys) -> pa.ChunkedArray:
+def names_one_of(messages: pa.ChunkedArray, keys: pa.Array) -> pa.ChunkedArray:
     """Which messages of refusals name a sample, by its key, that is one of some."""
     named = pc.struct_field(pc.extract_regex(messages, r"\((?P<key>[0-9a-f]{32})\)$"), "key")
     return pc.fill_null(pc.is_in(named, value_set=keys), False)
@@ -199,7 +199,7 @@ class Segment(NamedTuple):
         return set(self.rows.filter(self.goes)["tar"].drop_null().to_pylist())
 
 
-def questions_of(store: Store, shards: Sequence[Shard], sidecars: Sequence[Shard], keys: Keys) -> set[str]:
+def questions_of(store: Store, shards: Sequence[Shard], sidecars: Sequence[Shard], keys: pa.Array) -> set[str]:
     """What voices were given of the questions of some samples, by the rules of now and of when it was spoken."""
     said: set[str] = set()
     for shard in shards if any(True for _ in store.list("verdicts")) else ():

@@ -470,7 +470,7 @@ class Build:
         skipped, forbidden = {key for key, _, _ in refused}, read_forbidden(store)
         gone = tombstone_within(store, self.gone, self.leaf)
         columns = ("key", "id", "record", "code", "message", "draft", "said", "media")
-        index, text, notes = [], [], Counter[str]()
+        index, text, notes = list[dict[str, Any]](), list[dict[str, Any]](), Counter[str]()
         with store.spool() as file:
             tar = TarWriter(file)
             for row in merge(merged(store, self.parts, columns), gone, key=lambda row: str(row["key"])):

@@ -12,6 +12,7 @@ from tarsia.pipelines.check import Checked
 from tarsia.pipelines.estimate import Estimate
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
+from tarsia.pipelines.prune import Pruned
 from tarsia.pipelines.speak import Speech, Voiced
 from tarsia.pipelines.takedown import Takedown
 from tarsia.pipelines.told import Share, Spoken
@@ -85,6 +86,19 @@ def taken_down(done: Takedown) -> str:
     lines += [f"{done.known:,} were taken down before"] * bool(done.known)
     lines += ["all of it was taken down before"] * (receipt is None and not done.known)
     lines += [f"nothing is called {name}" for name in done.unknown]
+    return "\n".join(lines)
+
+
+def pruned(done: Pruned, *, dry_run: bool) -> str:
+    """What went, and what still keeps something that was taken down."""
+    rows = [(folder, count) for folder, count in done.objects.items()]
+    lines = [table(("would go" if dry_run else "deleted", "objects"), rows)] if rows else ["nothing to delete"]
+    lines.append(f"{done.bytes:,} bytes; snapshots kept: {', '.join(map(str, done.snapshots))}")
+    lines += [
+        f"{count:,} objects that hold what was taken down are kept: {name}"
+        + ("; plan it with --repair, pack it again, then prune" if name.startswith("stage ") else "")
+        for name, count in done.waiting.items()
+    ]
     return "\n".join(lines)
 
 
@@ -217,9 +231,8 @@ def _notes(manifest: Manifest) -> Iterator[str]:
     """Where the lake has less than was asked, and where lengths keep contexts from being filled."""
     context, pack = manifest.context, manifest.stage.pack
     if one := manifest.repaired:
-        yield (
-            f"repaired: {one.kept:,} of {one.before:,} contexts stay as they were, {manifest.contexts - one.kept:,} are new"
-        )
+        fresh = manifest.contexts - one.kept
+        yield f"repaired: {one.kept:,} of {one.before:,} contexts stay as they were, {fresh:,} are new"
     for number, take in enumerate(manifest.stage.takes):
         asks, unit = [ask for ask in manifest.asks if ask.take == number], take.amount.unit
         there = {

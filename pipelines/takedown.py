@@ -139,9 +139,7 @@ class _Found(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def _find(
-    store: Store, snapshot: Snapshot, wanted: Sequence[Wanted], files: Sequence[str], only: str | None
-) -> _Found:
+def _find(store: Store, snapshot: Snapshot, wanted: Sequence[Wanted], files: Sequence[str], only: str | None) -> _Found:
     """What is meant, and also what an interrupted takedown has buried but not erased."""
     keys: dict[str, set[str]] = {}
     met, before = set[Wanted](), set[Wanted]()
@@ -242,9 +240,7 @@ def _equal_to(store: Store, state: CorpusState, keys: set[str]) -> set[str]:
 # --- bury, erase, publish -------------------------------------------------------------------------------------------
 
 
-def _take_down(
-    lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool: Pool, *, quiet: bool
-) -> Receipt:
+def _take_down(lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool: Pool, *, quiet: bool) -> Receipt:
     store = lake.store
     if found.digests:
         put_forbidden(store, read_forbidden(store) | found.digests)
@@ -256,12 +252,13 @@ def _take_down(
     for segment in silenced:
         silence(store, segment)
     forget(lake, changed, buried)
+    fresh = {shard.tar.path for state in changed.corpora for shard in state.shards}
     for state in touched:
-        fresh = set(changed.corpus(state.corpus.name).shards)
-        for path in phrases_of(store, state.corpus.name, [shard for shard in state.shards if shard not in fresh]):
+        old = [shard for shard in state.shards if shard.tar.path not in fresh]
+        for path in phrases_of(store, state.corpus.name, old):
             store.delete(path)
-    for name in buried:
-        for entry in sorted(store.list(f"work/{name}"), key=lambda entry: not entry.path.endswith(".json")):
+    for folder in (f"{top}/{name}" for name in buried for top in ("work", "looks")):
+        for entry in sorted(store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
             store.delete(entry.path)
     lake.publish(lambda newest: _onto(newest, snapshot, changed))
     return receipt
@@ -304,7 +301,7 @@ def _erase(
 ) -> tuple[Snapshot, set[str]]:
     """The snapshot without what was taken down, and what voices were given of it."""
     store, said = lake.store, set[str]()
-    corpora, speech = [], []
+    corpora, speech = list[CorpusState](), list[SpeechState]()
     everywhere = pa.array(sorted(set().union(*found.keys.values())), pa.string())
     for state in snapshot.corpora:
         name = state.corpus.name
@@ -327,8 +324,9 @@ def _erase(
             todo = [one for one in leaves_ if not isinstance(one, Shard)]
             written = iter(finish(todo, pool, Progress(f"erase speech of {name}", "shards", quiet=quiet)))
             shards = tuple(one if isinstance(one, Shard) else Shard.model_validate(next(written)) for one in leaves_)
-            sidecars = SpeechState(pool=sidecars.pool, corpus=name, shards=shards)
-        speech.append(sidecars)
+            speech.append(SpeechState(pool=sidecars.pool, corpus=name, shards=shards))
+        else:
+            speech.append(sidecars)
     changed = snapshot.model_copy(update={"corpora": tuple(corpora), "speech": tuple(speech)})
     contents = {state.corpus.name: state.contents for state in corpora if state.contents}
     if contents != {state.corpus.name: state.contents for state in snapshot.corpora if state.contents}:
@@ -440,4 +438,3 @@ def _stored(store: Store, receipt: Receipt) -> Receipt:
         except Exists:
             continue
         return numbered
-

@@ -33,9 +33,9 @@ def ids(lake, corpus="qa"):
     }
 
 
-def lying(lake, *, but=()):
+def lying(lake):
     """The bytes of all objects that the newest snapshot names, and of what belongs to no snapshot."""
-    listed = {path for path in module.paths_in(lake.snapshot().model_dump(mode="json"))}
+    listed = set(module.paths_in(lake.snapshot().model_dump(mode="json")))
     every = files(Path(lake.url))
     return {
         path: data
