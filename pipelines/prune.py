@@ -29,8 +29,10 @@ from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.model import Model
 
 HOURS = 24.0  # objects younger than this may be somebody's work
-_OURS = ("contents", "corpora", "costs", "duplicates", "excluded", "looks", "origins", "quarantine", "clips", "speech", "spoken",
-         "stages")  # fmt: skip
+_OURS = (
+    "clips", "contents", "corpora", "costs", "duplicates", "excluded", "looks", "origins", "quarantine", "speech",
+    "spoken", "stages",
+)  # fmt: skip
 
 
 class Pruned(Model):
