@@ -236,7 +236,7 @@ def _contexts(
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
     together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
-    members, starts = [together[:0]], [np.zeros(1, np.int64)]
+    members, starts, reached = [together[:0]], [np.zeros(1, np.int64)], 0
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
         packing = fill(
@@ -246,7 +246,8 @@ def _contexts(
             units=rooms.units[mine] if rooms.unit_cap else None,
             unit_cap=rooms.unit_cap,
         )
-        starts.append(packing.starts[1:] + starts[-1][-1])
+        starts.append(packing.starts[1:] + reached)
+        reached += len(mine)
         members.append(mine[packing.members])
     begins = np.concatenate(starts)
     packs = len(begins) - 1

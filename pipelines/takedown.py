@@ -152,8 +152,10 @@ def _find(store: Store, snapshot: Snapshot, wanted: Sequence[Wanted], files: Seq
         origins = get_tables(store, state.origins, ORIGINS, ("key", "id", "file"))
         mine = [one for one in wanted if one.corpus in (None, name)] if only in (None, name) else []
         ids = {one.id: key_of(name, one.id) for one in mine if one.corpus}
-        standing = set(origins["key"].to_pylist())
-        meant = standing & {*digits, *ids.values()} if mine else set[str]()
+        asked = {*digits, *ids.values()} if mine else set[str]()
+        named = pc.is_in(origins["key"], value_set=pa.array(sorted(asked | gone), pa.string()))
+        standing = set(origins["key"].filter(named).to_pylist())
+        meant = standing & asked
         composed = _composed(origins, ids, name)
         meant |= {key for keys_ in composed.values() for key in keys_}
         if files and only in (None, name):
@@ -324,7 +326,7 @@ def _erase(
             todo = [one for one in leaves_ if not isinstance(one, Shard)]
             written = iter(finish(todo, pool, Progress(f"erase speech of {name}", "shards", quiet=quiet)))
             shards = tuple(one if isinstance(one, Shard) else Shard.model_validate(next(written)) for one in leaves_)
-            speech.append(SpeechState(pool=sidecars.pool, corpus=name, shards=shards))
+            speech += [sidecars.model_copy(update={"shards": shards})] if shards else []
         else:
             speech.append(sidecars)
     changed = snapshot.model_copy(update={"corpora": tuple(corpora), "speech": tuple(speech)})

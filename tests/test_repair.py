@@ -154,6 +154,17 @@ def test_what_a_repair_added_comes_last_in_every_epoch():
         assert longer.epoch(epoch).tolist() == [*first, 10, 11, 12]
 
 
+def test_copies_of_a_sample_stay_apart_in_a_repaired_plan(tmp_path):
+    page = recipe({"a": {"take": {"qa": "200%"}}}, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(60)})
+    plan(lake, page)
+    take(lake, ("qa", "r5"), ("qa", "r6"))
+    repaired = plan(lake, page, repair=True)
+    for context in contexts(lake, repaired[0]).values():
+        assert len({key for key, *_ in context}) == len(context)
+    assert audit(lake, repaired, recipe=page).findings == ()
+
+
 def samples(keys, context=None):
     count = len(keys)
     columns = {

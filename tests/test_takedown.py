@@ -16,7 +16,7 @@ from tarsia.pipelines.pool import open_pool
 from tarsia.pipelines.takedown import Receipt, takedown
 from tarsia.schemas.errors import UserError
 from tarsia.schemas.identity import key_of
-from tests.lakes import chats, files, fill, keys, pictures, plan, questions, recipe, rows, tone, voice
+from tests.lakes import chats, files, fill, keys, pictures, plan, questions, recipe, recordings, rows, tone, voice
 
 STAGES = {"a": {"take": {"qa": "40%"}}, "b": {"take": {"qa": "100%"}}}
 
@@ -66,6 +66,40 @@ def test_what_is_taken_down_keeps_its_place_and_no_other_sample_moves(tmp_path):
         assert [ask.available for ask in old.asks] == [ask.available for ask in new.asks]
     found = audit(lake, after, recipe=page, deep=True)
     assert found.findings == ()
+
+
+@pytest.mark.parametrize(
+    "stage", [{"take": {"qa": "31 questions"}}, {"take": {"qa": "20% from 30%"}}, {"take": {"qa": "150%"}}]
+)
+def test_every_other_sample_keeps_its_position_whatever_the_amount(tmp_path, stage):
+    lake = fill(tmp_path, {"qa": ({"cap": 8, "format": "llava"}, chats(40)), "more": questions(12)})
+    page = recipe({"a": {**stage, "pack": False}})
+    before = plan(lake, page)[0]
+    placed = rows(lake, before)
+    gone = {row["key"] for row in placed if row["corpus"] == "qa"}
+    own = sorted(name for name, row in ids(lake).items() if row["key"] in gone)[:4]
+    report = take(lake, *(("qa", one) for one in own))
+    assert report.receipt.records[0].samples == 4
+    after = plan(lake, page, replace=True)[0]
+    mine = {key_of("qa", one) for one in own}
+    assert [(row["key"], row["copy"]) for row in rows(lake, after)] == [
+        (row["key"], row["copy"]) for row in placed if row["key"] not in mine
+    ]
+    assert {row["key"] for row in rows(lake, after, "unplaced")} == mine
+    assert audit(lake, [after], recipe=page).findings == ()
+
+
+def test_hours_count_what_was_taken_down(tmp_path):
+    entry = ({"format": "librispeech", "kind": "asr", "files": "LibriSpeech/*/*/*/*.trans.txt"}, None)
+    recordings(tmp_path, [1.0 + number / 7 for number in range(12)])
+    lake = fill(tmp_path, {"read": entry})
+    page = recipe({"a": {"take": {"asr": "0.002h"}}})
+    before = keys(lake, plan(lake, page)[0])
+    own = next(name for name, row in ids(lake, "read").items() if row["key"] in before)
+    take(lake, ("read", own))
+    after = plan(lake, page, replace=True)[0]
+    assert keys(lake, after) == before
+    assert audit(lake, [after], recipe=page, deep=True).findings == ()
 
 
 def test_nothing_of_it_is_in_what_the_lake_still_names(tmp_path):
