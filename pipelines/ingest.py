@@ -173,7 +173,6 @@ def _excluded(
         else:
             plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
             _clear(lake, plans[-1].work)
-    _split(plans, lake, pool, quiet)
     _scan(plans, lake, pool, quiet)
     _sort(plans, lake, pool, quiet)
     known |= {one.corpus.name: one for one in read_sets(plans, lake, pool, quiet=quiet)}
