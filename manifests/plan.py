@@ -18,6 +18,7 @@ from tarsia.builders.buckets import bucket, fewest
 from tarsia.builders.packing import Packing, fill, lower_bound
 from tarsia.builders.tables import rows_digest
 from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, picked, seen
+from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, copies, positions, rounds
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
@@ -50,6 +51,7 @@ class Planned(NamedTuple):
     fill: float
     padding: float | None
     deviation: Deviation | None
+    kept: int | None  # contexts of the parent that stay, None from scratch
 
     @property
     def rows(self) -> dict[str, str]:
@@ -59,9 +61,18 @@ class Planned(NamedTuple):
 
 
 def plan(
-    recipe: Recipe, name: str, corpora: Sequence[Corpus], prompts: dict[str, int], *, pending_as_text: bool = False
+    recipe: Recipe,
+    name: str,
+    corpora: Sequence[Corpus],
+    prompts: dict[str, int],
+    *,
+    pending_as_text: bool = False,
+    parent: Parent | None = None,
 ) -> Planned:
-    """One stage of a recipe over the corpora of a lake. Raises `Pending` where speech is still undecided."""
+    """One stage of a recipe over the corpora of a lake, from scratch or following a parent that is repaired.
+
+    Raises `Pending` where speech is still undecided.
+    """
     stage, context = recipe.stages[name], recipe.context_of(name)
     selected = [
         decide(corpus, ask, rows, context, prompts, pending_as_text=pending_as_text)
@@ -73,7 +84,7 @@ def plan(
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
     rooms = _rooms(everyone, stage.pack, context.tokens, carried)
     parts = rounds([one.rows for one in selected])
-    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
+    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
     shards, samples = _used(tars, _placed(everyone, filled))
     contexts = _context_table(samples, filled.starts, context, carried, batched=rooms.longest is not None)
     return Planned(
@@ -89,6 +100,7 @@ def plan(
         fill=round(filled.fullness, 9),
         padding=_padding(contexts) if rooms.longest is not None else None,
         deviation=_deviation(samples),
+        kept=filled.kept,
     )
 
 
@@ -187,7 +199,7 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
-    fits = (tokens <= room) & (units <= (unit_cap or units))
+    fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0)
     lengths = np.empty(0, np.int64)
     if longest is not None:
         lengths = np.rint(column(everyone, "seconds") * 1_000_000).astype(np.int64)
@@ -211,12 +223,37 @@ class _Filled(NamedTuple):
     bound: int
     binding: str
     fullness: float
+    kept: int | None
 
 
-def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str) -> _Filled:
+def _fill(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str, parent: Parent | None
+) -> _Filled:
+    """All that fits in contexts, with figures of the whole."""
+
+    def filled(rows: Rows) -> tuple[Rows, Rows]:
+        return _contexts(everyone, position, rows, rooms, parts, purpose)
+
+    tokens, kept = column(everyone, "tokens"), None
+    fitting = order[rooms.fits[order]]
+    if parent is None:
+        rows, starts = filled(fitting)
+    else:
+        rows, starts, kept = mend(parent, everyone, rooms.fits, rooms.shares, order, filled)
+    together = order[rooms.shares[order]]
+    bound, binding = _bound(together, tokens, rooms)
+    shared = int(np.add.reduceat(rooms.shares[rows], starts[:-1]).astype(np.bool_).sum()) if len(rows) else 0
+    sizes, room = (tokens, rooms.capacity) if rooms.longest is None else (rooms.lengths, rooms.longest)
+    fullness = int(sizes[together].sum(dtype=np.int64)) / (shared * room) if shared else 1.0
+    return _Filled(rows, starts, bound + len(fitting) - len(together), binding, fullness, kept)
+
+
+def _contexts(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str
+) -> tuple[Rows, Rows]:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
-    together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
+    together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
     members, starts = [together[:0]], [np.zeros(1, np.int64)]
     of_pack = list[Rows]()  # the part of each packed context
     for part in range(int(parts.max(initial=0)) + 1):
@@ -225,9 +262,6 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
         starts.append(packing.starts[1:] + starts[-1][-1])
         members.append(mine[packing.members])
         of_pack.append(np.full(len(packing.starts) - 1, part, np.int64))
-    bound, binding = packing.bound, packing.binding
-    if parts.any():
-        bound, binding = _bound(together, tokens, rooms)
     begins = np.concatenate(starts)
     packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
@@ -238,9 +272,7 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
     length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
     ends = np.concatenate([[0], np.cumsum(length)])
     inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
-    sizes, room = (tokens, rooms.capacity) if rooms.longest is None else (rooms.lengths, rooms.longest)
-    fullness = int(sizes[together].sum(dtype=np.int64)) / (packs * room) if packs else 1.0
-    return _Filled(rows[np.repeat(first, length) + inside], ends, bound + len(alone), binding, fullness)
+    return rows[np.repeat(first, length) + inside], ends
 
 
 def _packed(mine: Rows, tokens: Int32s, rooms: _Rooms, seed: int) -> Packing:
@@ -337,17 +369,21 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
     rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
-    figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), rooms.units[over].tolist(),
-                  rows["seconds"].to_pylist(), strict=True)  # fmt: skip
+    figures = zip(
+        column(everyone, "length")[over].tolist(), rows["tokens"].to_pylist(), rooms.room[over].tolist(),
+        rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
+    )  # fmt: skip
     reasons = [
-        f"over-long: {tokens} tokens, room for {room}"
+        "taken-down"
+        if not length
+        else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
         if rooms.unit_cap is not None and units > rooms.unit_cap
         else f"over-lasting: {seconds:.3f} seconds, room for {(rooms.longest or 0) / 1e6:.3f}"
         if seconds
         else "silent: no sound to be batched by"
-        for tokens, room, units, seconds in figures
+        for length, tokens, room, units, seconds in figures
     ]
     return pa.table([*rows.columns, pa.array(reasons, pa.string())], UNPLACED)
 
