@@ -114,6 +114,8 @@ class Stream:
         self.prefetch, self.bad, self.missing = prefetch, bad, 0
         self._cache, self._packed = cache, packed
         self._digest = manifest_digest(self.manifest)
+        repaired = self.manifest.repaired
+        self._accepted = {digest[:32] for digest in (self._digest, *(repaired.parents if repaired else ()))}
         self._first = self._next = (0, 0)  # epoch and position
         self._open()
 
@@ -153,8 +155,10 @@ class Stream:
         return self._state(*self._next)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a state says. Refuses the state of another manifest or batch size."""
+        """Goes on where a state says. Refuses the state of another batch size or manifest, but for those repaired."""
         mine = self._state(0, 0)
+        if state.get("manifest") in self._accepted:
+            state = {**state, "manifest": mine["manifest"]}
         for field in ("manifest", "batch"):
             if state.get(field) != mine[field]:
                 raise UserError(
@@ -181,7 +185,7 @@ class Stream:
         self._layout: Layout = InPacks(store, shards) if shards else InShards(store, self.manifest)
         self._places = Places(store, self.manifest)
         self._ranges = Ranges(store, self._cache)
-        self._order = Order(self._digest, self.manifest.contexts)
+        self._order = order_of(self.manifest)
 
     def _steps(self, first: tuple[int, int]) -> Iterator[Step]:
         return steps(self.manifest.contexts, self.batch, self.epochs, epoch=first[0], position=first[1])
@@ -238,6 +242,14 @@ def load_manifest(lake: str, stage: str) -> Manifest:
     if manifest.format != FORMAT:
         raise Corrupt(f"{lake}/{path} has format {manifest.format}, not {FORMAT}")
     return manifest
+
+
+def order_of(manifest: Manifest) -> Order:
+    """The order of a stage. A repaired one keeps that of the plan from scratch, what was added since comes last."""
+    repaired = manifest.repaired
+    if repaired is None:
+        return Order(manifest_digest(manifest), manifest.contexts)
+    return Order(repaired.parents[0], repaired.first, more=manifest.contexts - repaired.first)
 
 
 def manifest_digest(manifest: Manifest) -> str:
