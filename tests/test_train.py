@@ -106,7 +106,7 @@ def test_killed_and_resumed_on_other_ranks_it_sees_what_it_would_have_seen(lake,
     assert [process.exitcode for process in processes] == [-signal.SIGKILL] * before
     killed = steps(tmp_path)
     stood = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert 0 < stood["step"] <= len(killed) < EPOCHS * math.ceil(contexts(lake) / BATCH)
+    assert 0 < stood["number"] <= len(killed) < EPOCHS * math.ceil(contexts(lake) / BATCH)
     assert stood["stream"]["epoch"] > 0  # in the middle of an epoch that has an order of its own
     finish(ranks(after, words))
     expected = {place: step["steps-0"][0]["keys"] for place, step in steps(whole).items()}
@@ -142,7 +142,7 @@ def test_a_finished_run_has_nothing_to_do_and_the_next_stage_begins_with_its_mod
         (tmp_path / file.name).write_bytes(file.read_bytes())
     main(arguments(lake, tmp_path, "all", "eyes", epochs=EPOCHS))
     then, now = (torch.load(out / "checkpoint.pt", weights_only=True) for out in (whole, tmp_path))
-    assert (then["stage"], now["stage"], now["step"]) == ("all", "eyes", EPOCHS * math.ceil(contexts(lake) / BATCH))
+    assert (then["pass"], now["pass"], now["number"]) == ("all", "eyes", EPOCHS * math.ceil(contexts(lake) / BATCH))
     assert changed(then["model"], now["model"]) == {"vision_adapter"}
     with pytest.raises(UserError, match="stands in stage eyes"):
         main(arguments(lake, tmp_path, "all"))
@@ -176,9 +176,9 @@ def every(tmp_path_factory):
     stages = {
         "text": {"train": ["llm"], "take": [{"kind": "qa", "modality": "text", "amount": "100%"}]},
         "sft": {"train": [*vision, *audio, "llm", "state_head"], "take": both, "spoken": "50%"},
-        "asr": {"train": ["audio_encoder"], "take": {"asr": "100%"}, "pack": False},
-        "codec": {"train": ["codec"], "take": {"tts": "100%"}, "pack": False},
-        "decoders": {"train": ["nar_decoder", "ar_decoder"], "take": {"tts": "100%"}, "pack": False},
+        "asr": {"train": ["audio_encoder"], "take": {"asr": "100%"}, "pack": {"seconds": 20}, "form": "ctc"},
+        "codec": {"train": ["codec"], "take": {"tts": "100%"}, "pack": False, "form": "waves"},
+        "decoders": {"train": ["nar_decoder", "ar_decoder"], "take": {"tts": "100%"}, "pack": False, "form": "pairs"},
         "lost": {"train": ["memory"], "take": {"asr": "100%"}, "pack": False},
     }  # fmt: skip
     page = recipe(stages, tokens=2600, tiles=4, states="labels", positions="reset")

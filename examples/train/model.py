@@ -36,7 +36,7 @@ class Model(nn.Module):
         self.vision_encoder, self.vision_adapter = Patches(), adapter()
         self.audio_encoder, self.audio_adapter = Ears(), Halves()
         self.guide_tokens, self.state_head = nn.Embedding(GUIDES, WIDTH), nn.Linear(WIDTH, 2)
-        nn.init.zeros_(self.guide_tokens.weight)
+        nn.init.normal_(self.guide_tokens.weight, std=0.02)
         self.llm = Words()
         self.codec, self.nar_decoder, self.ar_decoder = Codec(), Reader(), Speaker()
 
@@ -55,13 +55,14 @@ class Model(nn.Module):
         That is conversations, speech and its words, speech alone, or words to be said and their speech.
         """
         if "ids" in batch.arrays:
-            return self.chat(batch, segments(batch) if settings.positions == "reset" else None)
+            return self.chat(batch, settings)
         if "words" in batch.arrays:
             return self.hear(batch)
         return self.speak(batch) if "x" in batch.arrays else self.codec(batch["waves"], batch["waves_lens"])
 
-    def chat(self, batch: Collated, mask: Tensor | None) -> tuple[Tensor, int]:
+    def chat(self, batch: Collated, settings: Context) -> tuple[Tensor, int]:
         """Conversations: the next token, where it is learnt, and the class of a heard question."""
+        mask = segments(batch) if settings.positions == "reset" else None
         ids, labels, states = batch["ids"], batch["labels"], batch["states"]
         x = self.llm.table(ids % WORDS).flatten(0, 1)
         if len(batch["squares"]):
@@ -71,10 +72,12 @@ class Model(nn.Module):
         if len(batch["features"]):
             heard, tokens = self.audio_adapter(self.audio_encoder(batch["features"])), batch["features_tokens"]
             assert torch.equal(tokens, (frames_of(batch["features_lens"]) + 1) // 2), "not as long as it was planned"
-            heard[:, :GUIDES] = heard[:, :GUIDES] + self.guide_tokens.weight[: heard.shape[1]]
             inside = torch.arange(heard.shape[1], device=x.device)
             places = (batch["features_at"][:, None] + inside)[inside < tokens[:, None]]
             x = x.index_put((places,), heard[inside < tokens[:, None]])
+        if len(guides := batch["guides_at"]):
+            places = guides[:, None] + torch.arange(settings.guide, device=x.device)
+            x = x.index_put((places.flatten(),), self.guide_tokens.weight[: settings.guide].repeat(len(guides), 1))
         hidden = self.llm(x.unflatten(0, ids.shape), batch["positions"], mask)
         learnt, classed = labels[:, 1:] != IGNORED, states != IGNORED
         words = functional.linear(hidden[:, :-1][learnt], self.llm.table.weight)

@@ -33,12 +33,11 @@ from model import Model
 from torch import nn
 
 from tarsia.manifests.account import Account
-from tarsia.manifests.collate import CHATS, Collated, Form
+from tarsia.manifests.collate import Collated
 from tarsia.manifests.dataset import CollatedDataset, Prefetcher
 from tarsia.manifests.stream import load_manifest
-from tarsia.manifests.utterances import Pairs, Transcripts, Waves
 from tarsia.schemas.errors import TarsiaError, UserError
-from tarsia.schemas.recipe import Context, Stage
+from tarsia.schemas.recipe import Context
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,63 +56,72 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = options.parse_args(arguments)
     device = join()
     try:
+        todo = [one for stage in run.stages for one in passes(run, stage)]
+        names = [name for name, _, _ in todo]
         torch.manual_seed(run.seed)
         model, kept = Model().to(device), None
         run.out.mkdir(parents=True, exist_ok=True)
         if (run.out / "checkpoint.pt").exists():
             kept = torch.load(run.out / "checkpoint.pt", map_location=device, weights_only=True)
-            if kept["stage"] not in run.stages:
-                raise UserError(f"{run.out} holds a run that stands in stage {kept['stage']}: name it among --stages")
+            if kept["pass"] not in names:
+                raise UserError(f"{run.out} holds a run that stands in stage {kept['pass']}: name it among --stages")
             model.load_state_dict(kept["model"])
-        for stage in run.stages[run.stages.index(kept["stage"]) if kept else 0 :]:
-            train(model, stage, run, device, kept)
+        for name, stage, step in todo[names.index(kept["pass"]) if kept else 0 :]:
+            train(model, name, stage, step, run, device, kept)
             kept = None
     finally:
         dist.destroy_process_group()
 
 
-def train(model: Model, name: str, run: argparse.Namespace, device: torch.device, kept: dict[str, Any] | None) -> None:
-    """One stage, from its beginning or from a checkpoint in it; at the end of a stage nothing is left to do."""
-    path, rank = f"{run.model}/{name}", dist.get_rank()
-    manifest = load_manifest(run.lake, path)
-    form = form_of(manifest.stage)
-    data = CollatedDataset(run.lake, path, form=form, batch=run.batch, epochs=run.epochs, threads=run.threads)
+def passes(run: argparse.Namespace, stage: str) -> list[tuple[str, str, str | None]]:
+    """What a stage consists of: itself, or its steps, each of which goes through all of it. Name, stage and step."""
+    steps = load_manifest(run.lake, f"{run.model}/{stage}").stage.steps
+    return [(stage + step, stage, step) for step in steps] or [(stage, stage, None)]
+
+
+def train(
+    model: Model,
+    name: str,
+    stage: str,
+    step: str | None,
+    run: argparse.Namespace,
+    device: torch.device,
+    kept: dict[str, Any] | None,
+) -> None:
+    """One pass, from its beginning or from a checkpoint in it; at the end of a pass nothing is left to do."""
+    data = CollatedDataset(
+        run.lake, f"{run.model}/{stage}", step=step, batch=run.batch, epochs=run.epochs, threads=run.threads
+    )
+    manifest, rank = data.stream.manifest, dist.get_rank()
+    asked = manifest.stage.steps[step] if step else manifest.stage
     account = Account(data.stream)
-    learning = model.learn(manifest.stage.train)
+    learning = model.learn(asked.train)
     optimizer = torch.optim.AdamW(learning, lr=run.rate, weight_decay=0)
     if kept:
         data.load_state_dict(kept["stream"])
         optimizer.load_state_dict(kept["optimizer"])
         if rank == 0:  # the others begin at nothing: accounts of all ranks are added up when they are saved
             account.load_state_dict(kept["account"])
-    step, batches = kept["step"] if kept else 0, Prefetcher(data, device)
+    log = run.out / f"run{'-' + step if step else ''}.jsonl"  # steps go through the same contexts: each has its own
+    number, batches = kept["number"] if kept else 0, Prefetcher(data, device)
     began, losses, state = perf_counter(), list[float](), data.state_dict()
     with (run.out / f"steps-{rank}.jsonl").open("ab") as steps:
         for batch in batches:
             loss = update(model, learning, optimizer, batch, manifest.context)
-            step, state = step + 1, batch.state
+            number, state = number + 1, batch.state
             account.add(batch)
             losses.append(loss)
-            line = {"stage": path, "epoch": batch.handed.step.epoch, "begin": batch.handed.step.begin, "loss": loss}
+            line = {"pass": name, "epoch": batch.handed.step.epoch, "begin": batch.handed.step.begin, "loss": loss}
             steps.write(orjson.dumps({**line, "keys": batch.keys}, option=orjson.OPT_APPEND_NEWLINE))
             steps.flush()
-            if step % run.every == 0:
-                save(run.out, model, optimizer, account, stage=name, step=step, stream=state)
-    save(run.out, model, optimizer, account, stage=name, step=step, stream=state)
+            if number % run.every == 0:
+                save(log, model, optimizer, account, number=number, stream=state, **{"pass": name})
+    save(log, model, optimizer, account, number=number, stream=state, **{"pass": name})
     if rank == 0 and losses:
         seconds, some = perf_counter() - began, max(1, len(losses) // 4)
         first, last = (sum(part) / some for part in (losses[:some], losses[-some:]))
         waited = f"{batches.waited / seconds:.0%} of {seconds:.1f} s waiting for data"
-        print(f"{path:16} {len(losses):5} steps, loss {first:8.4f} to {last:8.4f}, {waited}", flush=True)
-
-
-def form_of(stage: Stage) -> Form[Any]:
-    """Which tensors a stage trains on."""
-    if "codec" in stage.train:
-        return Waves()
-    if "ar_decoder" in stage.train:
-        return Pairs()
-    return Transcripts() if "audio_encoder" in stage.train and "llm" not in stage.train else CHATS
+        print(f"{run.model}/{name:8} {len(losses):5} steps, loss {first:8.4f} to {last:8.4f}, {waited}", flush=True)
 
 
 def update(
@@ -140,7 +148,7 @@ def update(
     return float(sums[-2] / sums[-1].clamp(min=1))
 
 
-def save(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, account: Account, **place: Any) -> None:
+def save(log: Path, model: nn.Module, optimizer: torch.optim.Optimizer, account: Account, **place: Any) -> None:
     """Everything that the run is, in one file that is there as a whole or not at all.
 
     The log comes first: what it says too much after a kill between the two is corrected by the resumed run's next line,
@@ -150,13 +158,13 @@ def save(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, account:
     dist.gather_object(account, accounts if dist.get_rank() == 0 else None)
     if dist.get_rank() == 0:
         together = reduce(add, accounts)
-        together.log(str(out / "run.jsonl"), place["step"])
+        together.log(str(log), place["number"])
         states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "account": together.state_dict()}
-        with (out / "checkpoint.part").open("wb") as file:
+        with (log.parent / "checkpoint.part").open("wb") as file:
             torch.save({**states, **place}, file)
             file.flush()
             os.fsync(file.fileno())
-        (out / "checkpoint.part").replace(out / "checkpoint.pt")
+        (log.parent / "checkpoint.part").replace(log.parent / "checkpoint.pt")
 
 
 def join() -> torch.device:
