@@ -7,7 +7,7 @@ wanted, whatever the order of the answers. Retries, with backoff, are the store'
 """
 
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
@@ -42,7 +42,7 @@ class Ranges:
 
     def __init__(self, store: Store, cache: Cache | None = None) -> None:
         self._store, self._cache = store, cache
-        self._files: OrderedDict[str, BinaryIO] | None = OrderedDict() if "://" not in store.url and not cache else None
+        self._files: dict[str, BinaryIO] | None = {} if "://" not in store.url and not cache else None
 
     def read(self, span: Span) -> Data:
         """One span, now; what the object does not hold is missing at its end."""
@@ -68,36 +68,35 @@ class Ranges:
         coming: deque[tuple[T, Sequence[Span], int]] = deque()
         told = 0
         for item, spans in wanted:
-            size = sum(span.length for span in spans)
-            while coming and told + size > ahead:
-                told -= coming[0][2]
-                yield self._here(*coming.popleft())
-            for span in spans:
-                _advise(self._file(span.stored.path), span)
+            size = 0
+            for stored, offset, length in spans:
+                _advise(self._file(stored.path), offset, length)
+                size += length
             coming.append((item, spans, size))
             told += size
-        while coming:
-            yield self._here(*coming.popleft())
-
-    def _here(self, item: T, spans: Sequence[Span], _: int) -> tuple[T, list[Data]]:
-        return item, [self._pread(span) for span in spans]
+            while told > ahead:
+                item, spans, size = coming.popleft()
+                told -= size
+                yield item, [self._pread(span) for span in spans]
+        for item, spans, _ in coming:
+            yield item, [self._pread(span) for span in spans]
 
     def _pread(self, span: Span) -> bytes:
+        stored, offset, length = span
         try:
-            return os.pread(self._file(span.stored.path).fileno(), span.length, span.offset)
+            return os.pread(self._file(stored.path), length, offset)
         except OSError as error:
-            raise StorageFault(f"cannot read '{span.stored.path}' in {self._store.url}: {error.strerror}") from error
+            raise StorageFault(f"cannot read '{stored.path}' in {self._store.url}: {error.strerror}") from error
 
-    def _file(self, path: str) -> BinaryIO:
+    def _file(self, path: str) -> int:
+        """The descriptor of an object's file; of those that are open the one opened first is closed for another."""
         files = self._files
         assert files is not None
-        if path in files:
-            files.move_to_end(path)
-        else:
+        if path not in files:
+            if len(files) >= OPEN:
+                files.pop(next(iter(files))).close()
             files[path] = self._store.open(path)
-            if len(files) > OPEN:
-                files.popitem(last=False)[1].close()
-        return files[path]
+        return files[path].fileno()
 
     def __del__(self) -> None:
         for file in (self._files or {}).values():
@@ -195,7 +194,7 @@ def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_
         yield _Haul(gathered)
 
 
-def _advise(file: BinaryIO, span: Span) -> None:
+def _advise(file: int, offset: int, length: int) -> None:
     """Tells the system that a range will be wanted, where it listens."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), span.offset, span.length, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)

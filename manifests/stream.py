@@ -180,7 +180,7 @@ class Stream:
     def _made(self, asked: _Asked, parts: list[Data]) -> Context:
         number, (prompt, tokens, places), spans = asked
         found = list(self._layout.samples(number, places, spans, parts, self._ranges.again))
-        samples = tuple(one for one in found if isinstance(one, Streamed))
+        samples = tuple([one for one in found if isinstance(one, Streamed)])
         if len(samples) == len(found):
             return Context(number, prompt, tokens, samples)
         missing = tuple(one for one in found if isinstance(one, Missing))
