@@ -19,7 +19,7 @@ from tarsia.builders.shards import members
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.places import Group, Place, plain
-from tarsia.manifests.ranges import Data, Span
+from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
 from tarsia.schemas.manifest import Manifest, Packed, stage_path
@@ -105,6 +105,8 @@ class Context:
 class Layout(Protocol):
     """Where contexts lie, and how they are made of what was read there."""
 
+    haul: int  # bytes that are best asked for together
+
     def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
         """What must be read of a context."""
 
@@ -116,6 +118,8 @@ class Layout(Protocol):
 
 class InShards:
     """Contexts from the shards and sidecars that the manifest points into."""
+
+    haul = SCATTERED
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._url, self._shards = store.url, manifest.shards
@@ -156,11 +160,13 @@ class InShards:
             except _Bad as bad:
                 yield bad.missing(self._url, slot, place)
             else:
-                yield Streamed.of(partial(_sample, told), place, slot, media, heard)
+                yield Streamed.of(partial(record, told), place, slot, media, heard)
 
 
 class InPacks:
     """Contexts from the tars of `tarsia pack`, in training order: one range each."""
+
+    haul = HAUL
 
     def __init__(self, store: Store, shards: Sequence[Packed]) -> None:
         self._store, self._shards = store, shards
@@ -238,11 +244,12 @@ def _members(key: str, span: Span, what: str, expected: int, data: Data, again: 
         raise _Bad(span, str(error)) from None
 
 
-def _sample(told: dict[str, Any]) -> Sample:
+def record(told: dict[str, Any]) -> Sample:
+    """A sample's record out of its JSON; `Corrupt` if that is another's."""
     try:
         return Sample.model_validate(told)
     except ValidationError as error:
-        raise Corrupt(f"sample {told['key']}: its JSON is not a sample's: {error}") from None
+        raise Corrupt(f"sample {told.get('key')}: its JSON is not a sample's: {error}") from None
 
 
 def _as_stored(told: dict[str, Any]) -> Sample:
@@ -253,4 +260,4 @@ def _as_stored(told: dict[str, Any]) -> Sample:
         heard = turn["from"] == "human" and question in spoken
         turns.append({"from": turn["from"], "value": spoken[question] if heard else turn["value"]})
     kept = {name: told[name] for name in ("key", "corpus", "id", "kind", "language", "boxes", "speaker")}
-    return _sample({**kept, **told["facts"], "conversations": turns})
+    return record({**kept, **told["facts"], "conversations": turns})

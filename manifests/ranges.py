@@ -2,26 +2,30 @@
 
 On a local folder a range is one `pread` of a file that stays open, and the system is told what comes next, so that it
 reads ahead into its own memory. From a bucket, threads read ahead within `prefetch` bytes: what is wanted next is
-gathered into **hauls** of a few MiB, and near ranges of a haul become one request. Ranges arrive in the order they were
-wanted, whatever the order of the answers. Retries, with backoff, are the store's.
+gathered into **hauls** of several MiB, and near ranges of a haul become one request; through a cache, its blocks come
+beside each other. Ranges arrive in the order they were wanted, whatever the order of the answers. Retries, with
+backoff, are the store's.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from tarsia.builders.storage import Store
-from tarsia.manifests.cache import BLOCK, Cache
+from tarsia.manifests.cache import BLOCK, Cache, assembled
 from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.shard import Stored
 
 T = TypeVar("T")
 Data = bytes | memoryview
+Answer = Callable[[], list[Data]]
 
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
-HAUL = 4 << 20  # bytes: one request's worth, where neighbours are wanted
+HAUL = 4 << 20  # bytes: one request's worth, where what is wanted next lies next
+SCATTERED = 16 << 20  # bytes: a haul of what lies about, so that more of it turns out to be neighbours
 GAP = 128 << 10  # bytes: rather read than a request of its own
 ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
@@ -56,11 +60,16 @@ class Ranges:
             self._cache.forget(*span)
         return self._store.read_ranges(span.stored.path, [(span.offset, span.length)])[0]
 
-    def ahead(self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int) -> Iterator[tuple[T, list[Data]]]:
-        """What is wanted, each with its spans read; at most `prefetch` bytes are held before they are asked for."""
+    def ahead(
+        self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int, haul: int = HAUL
+    ) -> Iterator[tuple[T, list[Data]]]:
+        """What is wanted, each with its spans read; at most `prefetch` bytes are held before they are asked for.
+
+        `haul`: bytes that are gathered before they are asked for together, at most a quarter of `prefetch`.
+        """
         if self._files is not None:
             return self._ahead_here(wanted, min(prefetch, ADVISED))
-        return self._ahead_there(wanted, prefetch)
+        return self._ahead_there(wanted, prefetch, max(1, min(haul, prefetch // 4)))
 
     # --- from a folder ----------------------------------------------------------------------------------------------
 
@@ -75,11 +84,11 @@ class Ranges:
             coming.append((item, spans, size))
             told += size
             while told > ahead:
-                item, spans, size = coming.popleft()
+                due, parts, size = coming.popleft()
                 told -= size
-                yield item, [self._pread(span) for span in spans]
-        for item, spans, _ in coming:
-            yield item, [self._pread(span) for span in spans]
+                yield due, [self._pread(part) for part in parts]
+        for due, parts, _ in coming:
+            yield due, [self._pread(part) for part in parts]
 
     def _pread(self, span: Span) -> bytes:
         stored, offset, length = span
@@ -104,27 +113,41 @@ class Ranges:
 
     # --- from a bucket, or through a cache --------------------------------------------------------------------------
 
-    def _ahead_there(self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int) -> Iterator[tuple[T, list[Data]]]:
-        hauls = _hauls(wanted, max(1, min(HAUL, prefetch // 8)))
-        coming: deque[tuple[_Haul[T], list[Future[list[Data]]]]] = deque()
+    def _ahead_there(
+        self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int, haul_bytes: int
+    ) -> Iterator[tuple[T, list[Data]]]:
+        hauls = _hauls(wanted, haul_bytes)
+        coming: deque[tuple[_Haul[T], list[Answer]]] = deque()
         held, more = 0, next(hauls, None)
         threads = max(2, min(THREADS, prefetch // BLOCK)) if self._cache else THREADS
         pool = ThreadPoolExecutor(threads, "tarsia-read")
         try:
             while more or coming:
                 while more and (not coming or held + more.bytes <= prefetch):
-                    coming.append((more, [pool.submit(self._read, *asked) for asked in more.asked]))
+                    coming.append((more, [self._submitted(pool, *asked) for asked in more.asked]))
                     held += more.bytes
                     more = next(hauls, None)
                 haul, answers = coming.popleft()
-                yield from haul.given([answer.result() for answer in answers])
+                yield from haul.given([answer() for answer in answers])
                 held -= haul.bytes
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _submitted(self, pool: ThreadPoolExecutor, stored: Stored, ranges: Sequence[tuple[int, int]]) -> Answer:
+        """Ranges of an object on their way; through a cache its blocks come beside each other."""
+        cache = self._cache
+        if not cache:
+            return pool.submit(self._read, stored, ranges).result
+        asked = cache.blocks(ranges)
+        jobs = [pool.submit(cache.pieces, stored, one, partial(self._fetch, stored)) for one in asked]
+        return lambda: list(assembled(len(ranges), asked, [job.result() for job in jobs]))
+
+    def _fetch(self, stored: Stored, offset: int, length: int) -> memoryview:
+        return self._store.read_ranges(stored.path, [(offset, length)])[0]
+
     def _read(self, stored: Stored, ranges: Sequence[tuple[int, int]]) -> list[Data]:
         if self._cache:
-            return list(self._cache.read(stored, ranges, lambda *one: self._store.read_ranges(stored.path, [one])[0]))
+            return list(self._cache.read(stored, ranges, partial(self._fetch, stored)))
         found: list[Data] = [b""] * len(ranges)
         joined = join(ranges)
         answers = self._store.read_ranges(stored.path, [(one.begin, one.end - one.begin) for one in joined])

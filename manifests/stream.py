@@ -170,7 +170,7 @@ class Stream:
 
     def _read(self, numbers: Iterable[int]) -> Iterator[Context]:
         wanted = ((asked, asked.spans) for asked in map(self._ask, numbers))
-        for asked, parts in self._ranges.ahead(wanted, self.prefetch):
+        for asked, parts in self._ranges.ahead(wanted, self.prefetch, self._layout.haul):
             yield self._made(asked, parts)
 
     def _ask(self, number: int) -> _Asked:
