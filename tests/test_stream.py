@@ -17,7 +17,8 @@ from lakes import rows
 
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table
-from tarsia.manifests import context, places
+from tarsia.manifests import places
+from tarsia.manifests.context import record
 from tarsia.manifests.order import Order
 from tarsia.manifests.places import Group, Place, Rows
 from tarsia.manifests.stream import Stream, Streamed, load_manifest, manifest_digest
@@ -262,7 +263,7 @@ def test_a_record_is_made_when_it_is_asked_for_and_travels_with_its_sample(lake)
     with pytest.raises(AttributeError, match="'Streamed' has no attribute 'samples'"):
         one.samples  # noqa: B018
     place = Place(b"k", Group("a", "qa", "en", "text"), 1, 1, 0, (), 0, 0, 0, 0, 0, 0, 0, 0)
-    broken = Streamed.of(partial(context.record, {"key": "k"}), place, 0, {}, {})
+    broken = Streamed.of(partial(record, {"key": "k"}), place, 0, {}, {})
     with pytest.raises(Corrupt, match="sample k: its JSON is not a sample's: "):
         broken.sample  # noqa: B018
 
