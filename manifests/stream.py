@@ -199,7 +199,7 @@ class Stream:
 
     def _read(self, numbers: Iterable[int]) -> Iterator[Context]:
         wanted = ((asked, asked.spans) for asked in map(self._ask, numbers))
-        for asked, parts in self._ranges.ahead(wanted, self.prefetch):
+        for asked, parts in self._ranges.ahead(wanted, self.prefetch, self._layout.haul):
             yield self._made(asked, parts)
 
     def _ask(self, number: int) -> _Asked:
@@ -209,7 +209,7 @@ class Stream:
     def _made(self, asked: _Asked, parts: list[Data]) -> Context:
         number, (prompt, tokens, places), spans = asked
         found = list(self._layout.samples(number, places, spans, parts, self._ranges.again))
-        samples = tuple(one for one in found if isinstance(one, Streamed))
+        samples = tuple([one for one in found if isinstance(one, Streamed)])
         if len(samples) == len(found):
             return Context(number, prompt, tokens, samples)
         missing = tuple(one for one in found if isinstance(one, Missing))
