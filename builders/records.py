@@ -10,7 +10,7 @@ where there is none; and an occurrence number where even that repeats. Never a p
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from heapq import merge
 from typing import Any, NamedTuple
@@ -181,8 +181,13 @@ def settle(rows: npt.NDArray[np.uint64]) -> Marks:
     return Marks(collided, occurrence)
 
 
-def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Table:
-    """A slice in key order, its records understood, of the schema SORTED; its ids become what samples are called."""
+def sort(
+    table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader, gone: Collection[str] = frozenset()
+) -> pa.Table:
+    """A slice in key order, its records understood, of the schema SORTED; its ids become what samples are called.
+
+    Records whose key is in `gone` are left out.
+    """
     keys, names = [], []
     identities = (table["id"].to_pylist(), table["record"].to_pylist(), marks.collided, marks.occurrence)
     for own, record, collided, occurrence in zip(*identities, strict=True):
@@ -191,11 +196,14 @@ def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Ta
         keys.append(key_of(corpus.name, "\0".join(parts)))
         short = [part[:12] if part is record else part for part in parts]
         names.append("#".join(short))
-    order = pa.array(np.argsort(np.array(keys, dtype="S32"), kind="stable"))
+    rows = np.argsort(np.array(keys, dtype="S32"), kind="stable")
+    order = pa.array([row for row in rows.tolist() if keys[row] not in gone] if gone else rows, pa.int64())
     table = table.set_column(0, "id", pa.array(names, pa.string())).append_column("key", pa.array(keys, pa.string()))
     table = table.take(order).combine_chunks()
-    rows = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
-    understood = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
+    if not len(table):
+        return SORTED.empty_table()
+    raw = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
+    understood = zip(*(_understood(corpus, reader, *row) for row in raw), strict=True)
     fresh = dict(zip(_Understood._fields, understood, strict=True))
     columns = [pa.array(fresh[one.name], one.type) if one.name in fresh else table[one.name] for one in SORTED]
     return pa.table(columns, SORTED)

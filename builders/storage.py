@@ -80,6 +80,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """All objects below a folder, sorted by path."""
 
+    def modified(self) -> dict[str, float]:
+        """When each object was written last, in seconds since 1970; nothing that is stored depends on it."""
+
     def create(self, path: str, data: bytes) -> None:
         """Writes a new object; `Exists` if the name is taken."""
 
@@ -202,6 +205,9 @@ class _Folder:
                 with suppress(FileNotFoundError):
                     found.append(_entry(f"{below}/{name}" if below else name, os.stat(f"{folder}/{name}")))  # noqa: PTH116
         yield from sorted(entry for entry in found if entry)
+
+    def modified(self) -> dict[str, float]:
+        return {entry.path: int(entry.version.partition("-")[2]) / 1e9 for entry in self.list()}
 
     def _unlisted(self, error: OSError) -> None:
         if error.errno not in _NOWHERE:
@@ -384,6 +390,11 @@ class _Bucket:
         with self._said("list", prefix) as full:
             found = [_object(meta) for page in self._store.list(full or None) for meta in page]
         yield from sorted(found)
+
+    def modified(self) -> dict[str, float]:
+        with self._said("list", "") as full:
+            pages = self._store.list(full or None)
+            return {meta["path"]: meta["last_modified"].timestamp() for page in pages for meta in page}
 
     def create(self, path: str, data: bytes) -> None:
         with self._said("create", path) as full:

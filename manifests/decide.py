@@ -47,6 +47,11 @@ class Corpus(NamedTuple):
         return cast(Int32s, column(self.index, "questions"))
 
     @property
+    def stands(self) -> Bools:
+        """Which samples were not taken down."""
+        return np.asarray(column(self.index, "length") > 0)
+
+    @property
     def seconds(self) -> npt.NDArray[np.float64]:
         """Audio of each sample as it stands in the corpus."""
         return cast(npt.NDArray[np.float64], column(self.costs, "seconds"))
@@ -92,7 +97,7 @@ def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tupl
                 amount=str(one.amount),
                 available=len(corpus.index) if pool is None else len(pool),
                 available_seconds=round(float((corpus.seconds if pool is None else corpus.seconds[pool]).sum()), 6),
-                spoken=stage.spoken.of(int(corpus.questions[rows].sum())) if stage.spoken else None,
+                spoken=stage.spoken.of(int((corpus.questions * corpus.stands)[rows].sum())) if stage.spoken else None,
                 **_in_its_unit(one.amount.unit, size, asked),
             )
             chosen.append((corpus, ask, rows))
@@ -202,12 +207,15 @@ def decide(
     tokens = _read(costs) + hearing.tokens
     if context.prompt == "sample":
         tokens += seen(picked(corpus.index, rows), prompts)
+    audio = (column(costs, "audio_tokens") + hearing.audio).astype(np.int32)
+    if context.guide:
+        tokens += context.guide * (audio > 0)
     return Selected(
         corpus,
         ask,
         rows,
         tokens.astype(np.int32),
-        (column(costs, "audio_tokens") + hearing.audio).astype(np.int32),
+        audio,
         column(costs, "seconds") + hearing.samples16 / 16_000,
         hearing,
     )

@@ -46,16 +46,19 @@ def share(step: Step, rank: int, world: int) -> range:
 
 
 class Order:
-    """The contexts of a stage by epoch and position. `digest`: the manifest's, in hex."""
+    """The contexts of a stage by epoch and position. `digest`: the manifest's, in hex.
 
-    def __init__(self, digest: str, contexts: int, *, window: int = WINDOW) -> None:
-        self.contexts, self.window = contexts, window
+    `more`: contexts that a repair added, which come after all others in every epoch.
+    """
+
+    def __init__(self, digest: str, contexts: int, *, window: int = WINDOW, more: int = 0) -> None:
+        self.contexts, self.window, self.more = contexts, window, more
         self._draw = draw_of(digest)
         self._windows: OrderedDict[tuple[int, int], Int64s] = OrderedDict()
 
     def context(self, epoch: int, position: int) -> int:
-        """The number of the context at a position, 0 <= position < contexts."""
-        if epoch == 0:
+        """The number of the context at a position, 0 <= position < contexts + more."""
+        if epoch == 0 or position >= self.contexts:
             return position
         slot, inside = divmod(position, self.window)
         if (epoch, slot) not in self._windows:
@@ -67,9 +70,10 @@ class Order:
     def epoch(self, epoch: int) -> Int64s:
         """All contexts of an epoch in their order, for one who has room for them."""
         if epoch == 0:
-            return np.arange(self.contexts)
+            return np.arange(self.contexts + self.more)
         slots = range((self.contexts + self.window - 1) // self.window)
-        return np.concatenate([np.empty(0, np.int64), *(self._window(epoch, slot) for slot in slots)])
+        last = self.contexts + np.arange(self.more)
+        return np.concatenate([np.empty(0, np.int64), *(self._window(epoch, slot) for slot in slots), last])
 
     def _window(self, epoch: int, slot: int) -> Int64s:
         """The contexts of the window that comes at a slot of the epoch."""

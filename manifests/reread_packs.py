@@ -18,7 +18,7 @@ from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import (
     Control,
     Medium,
-    as_answered,
+    as_met,
     heard_text,
     ids_of,
     pieces,
@@ -207,13 +207,14 @@ class _Line:
 
     def _sample(self, one: Met, prefix: str) -> dict[str, Any]:
         begin, sample, context = len(self.ids), one.sample, self._context
-        learnt, questions, media = list[list[int]](), list[dict[str, Any]](), list[dict[str, Any]]()
+        learnt, questions = list[list[int]](), list[dict[str, Any]]()
+        media, guides = list[dict[str, Any]](), list[dict[str, Any]]()
         own, state = _media(one, context), ""
         opening = len(self._words.encode("\n")) + len(self._words.control(Control.START.value))
         opening += len(self._words.encode("assistant\n"))
         if context.prompt == "sample":
             self._text(system(prompt_of([sample.modality])))
-        for turn in as_answered(sample.conversations, context):
+        for turn in as_met(sample.conversations, sample.kind, sample.language, context):
             started, before, number = len(self.ids), len(media), len(questions)
             clip = one.heard.get(number) if turn.speaker == "human" else None
             for piece in pieces(turn, spoken=clip is not None, state=state if turn.speaker == "gpt" else ""):
@@ -224,11 +225,14 @@ class _Line:
                     names, tokens = [f"q{number}.flac"], _audio(clip, context)
                 else:
                     names, tokens = next(own[piece])
+                if context.guide and piece is Medium.AUDIO and tokens and not guides:
+                    guides.append({"begin": len(self.ids), "end": len(self.ids) + context.guide})
+                    self.ids += [self._filler] * context.guide
                 place = {"begin": len(self.ids), "end": len(self.ids) + tokens}
                 media.append({"kind": piece.name.lower(), **place, "members": [prefix + name for name in names]})
                 self.ids += [self._filler] * tokens
             if turn.speaker == "gpt":
-                learnt += _between(started + opening, len(self.ids), media[before:])
+                learnt += _between(started + opening, len(self.ids), [*guides, *media[before:]])
                 continue
             noise = sample.kind is Kind.NOISE
             state = state_after(turn, spoken=clip is not None, noise=noise, states=context.states)
@@ -247,14 +251,15 @@ class _Line:
             "learnt": learnt,
             "questions": questions,
             "media": media,
+            "guides": [guide["begin"] for guide in guides],
             "words": [self._words.encode(text) for text in texts],
             "said": [self._words.encode(said(text)) for text in texts],
         }
 
 
-def _between(begin: int, end: int, media: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """What of an answer is no medium."""
-    holes = [(stands["begin"], stands["end"]) for stands in media if stands["begin"] < stands["end"]]
+def _between(begin: int, end: int, fillers: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """What of an answer is no medium and no guide."""
+    holes = sorted((one["begin"], one["end"]) for one in fillers if begin <= one["begin"] < one["end"])
     cuts = [begin, *(at for hole in holes for at in hole), end]
     return [[first, last] for first, last in zip(cuts[::2], cuts[1::2], strict=True) if first < last]
 

@@ -21,7 +21,7 @@ from tarsia.manifests.account import FIGURES
 from tarsia.manifests.findings import Audit, Book
 from tarsia.manifests.order import Order
 from tarsia.manifests.places import Group, grouped, microseconds, plain
-from tarsia.manifests.stream import load_manifest, manifest_digest
+from tarsia.manifests.stream import load_manifest, manifest_digest, order_of
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.model import Model
@@ -79,7 +79,7 @@ def audit_runs(lake: Lake, logs: Sequence[str], *, so_far: bool = False) -> RunA
             for line in lines:
                 book.equal(stage, "manifest", line["manifest"], mine[:32])
             if all(line["manifest"] == mine[:32] for line in lines):
-                runs.append(_compare(lake, manifest, Order(mine, manifest.contexts), lines, book, so_far))
+                runs.append(_compare(lake, manifest, order_of(manifest), lines, book, so_far))
     return RunAudit(checks=book.checks, findings=tuple(book.findings), runs=tuple(runs))
 
 

@@ -21,14 +21,23 @@ from tarsia.builders.lake import Lake
 from tarsia.manifests.cache import Cache
 from tarsia.manifests.context import Context, InPacks, InShards, Layout, Missing, Streamed, packs
 from tarsia.manifests.order import Order, Step, share, steps
-from tarsia.manifests.places import Placed, Places
+from tarsia.manifests.places import Group, Placed, Places
 from tarsia.manifests.ranges import PREFETCH, Data, Ranges, Span
 from tarsia.schemas.errors import Corrupt, NotThere, UserError
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.manifest import Manifest, stage_path
 
-__all__ = ["Batch", "Cache", "Context", "Missing", "Stream", "Streamed", "load_manifest", "manifest_digest"]
+__all__ = ["Batch", "Cache", "Context", "Handed", "Missing", "Stream", "Streamed", "load_manifest", "manifest_digest"]
+
+
+class Handed(NamedTuple):
+    """What an account wants to know of a batch: a few numbers, which stay with it when it becomes tensors."""
+
+    step: Step
+    contexts: int
+    figures: dict[Group, list[int]]  # samples, questions, tokens and microseconds of audio
+    missing: tuple[tuple[int, Missing], ...]  # by the number of their context
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,22 @@ class Batch:
     contexts: tuple[Context, ...]
     state: dict[str, Any]
     step: Step
+
+    @property
+    def handed(self) -> Handed:
+        """What is in it, counted."""
+        figures: dict[Group, list[int]] = {}
+        for context in self.contexts:
+            for one in context.samples:
+                row = figures.get(one.group)
+                if row is None:
+                    row = figures[one.group] = [0, 0, 0, 0]
+                row[0] += 1
+                row[1] += one.questions
+                row[2] += one.tokens
+                row[3] += one.microseconds
+        missing = tuple((context.number, lost) for context in self.contexts for lost in context.missing)
+        return Handed(self.step, len(self.contexts), figures, missing)
 
 
 class _Asked(NamedTuple):
@@ -89,6 +114,8 @@ class Stream:
         self.prefetch, self.bad, self.missing = prefetch, bad, 0
         self._cache, self._packed = cache, packed
         self._digest = manifest_digest(self.manifest)
+        repaired = self.manifest.repaired
+        self._accepted = {digest[:32] for digest in (self._digest, *(repaired.parents if repaired else ()))}
         self._first = self._next = (0, 0)  # epoch and position
         self._open()
 
@@ -128,8 +155,10 @@ class Stream:
         return self._state(*self._next)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a state says. Refuses the state of another manifest or batch size."""
+        """Goes on where a state says. Refuses the state of another batch size or manifest, but for those repaired."""
         mine = self._state(0, 0)
+        if state.get("manifest") in self._accepted:
+            state = {**state, "manifest": mine["manifest"]}
         for field in ("manifest", "batch"):
             if state.get(field) != mine[field]:
                 raise UserError(
@@ -157,7 +186,7 @@ class Stream:
         self._layout: Layout = InPacks(store, found, settings) if found else InShards(store, self.manifest)
         self._places = Places(store, self.manifest)
         self._ranges = Ranges(store, self._cache)
-        self._order = Order(self._digest, self.manifest.contexts)
+        self._order = order_of(self.manifest)
 
     def _steps(self, first: tuple[int, int]) -> Iterator[Step]:
         return steps(self.manifest.contexts, self.batch, self.epochs, epoch=first[0], position=first[1])
@@ -171,7 +200,7 @@ class Stream:
 
     def _read(self, numbers: Iterable[int]) -> Iterator[Context]:
         wanted = ((asked, asked.spans) for asked in map(self._ask, numbers))
-        for asked, parts in self._ranges.ahead(wanted, self.prefetch):
+        for asked, parts in self._ranges.ahead(wanted, self.prefetch, self._layout.haul):
             yield self._made(asked, parts)
 
     def _ask(self, number: int) -> _Asked:
@@ -181,7 +210,7 @@ class Stream:
     def _made(self, asked: _Asked, parts: list[Data]) -> Context:
         number, (prompt, tokens, places), spans = asked
         found, written = self._layout.samples(number, places, spans, parts, self._ranges.again)
-        samples = tuple(one for one in found if isinstance(one, Streamed))
+        samples = tuple([one for one in found if isinstance(one, Streamed)])
         if len(samples) == len(found):
             return Context(number, prompt, tokens, samples, written=written)
         missing = tuple(one for one in found if isinstance(one, Missing))
@@ -214,6 +243,14 @@ def load_manifest(lake: str, stage: str) -> Manifest:
     if manifest.format != FORMAT:
         raise Corrupt(f"{lake}/{path} has format {manifest.format}, not {FORMAT}")
     return manifest
+
+
+def order_of(manifest: Manifest) -> Order:
+    """The order of a stage. A repaired one keeps that of the plan from scratch, what was added since comes last."""
+    repaired = manifest.repaired
+    if repaired is None:
+        return Order(manifest_digest(manifest), manifest.contexts)
+    return Order(repaired.parents[0], repaired.first, more=manifest.contexts - repaired.first)
 
 
 def manifest_digest(manifest: Manifest) -> str:

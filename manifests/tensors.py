@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tarsia.builders import tokens
-from tarsia.builders.chat import Control, Medium, Piece, ids_of, pieces, prompt_of, state_after, system
+from tarsia.builders.chat import Control, Medium, Piece, as_met, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.fbank import Features
 from tarsia.builders.pixels import Squares
 from tarsia.builders.tokens import Tokenizer
@@ -53,6 +53,7 @@ class Chat:
     cu_seqlens: NDArray[np.int32]  # (segments + 1,) a segment attends to nothing but itself
     bounds: Ints  # (s + 1,) sample i is [bounds[i], bounds[i + 1])
     spans: Ints  # (m, 4) kind, number of its first square or of its features, begin, end
+    guides: Ints  # (g,) where the guide tokens of each sample with sound begin
     filler: int  # the id that stands where media stand, and after the end of a row
     squares: tuple[Squares, ...]  # of each image and video
     features: tuple[Features, ...]  # of each audio
@@ -85,6 +86,7 @@ def chat(context: Context, settings: recipe.Context) -> Chat:
         cu_seqlens=np.array(ends, np.int32),
         bounds=np.array(bounds, np.int64),
         spans=_spans(media),
+        guides=np.array([guide for part in page.parts for guide in part.guides], np.int64),
         filler=page.filler,
         squares=tuple(array for kind, array, _ in decoded if kind is not Medium.AUDIO),
         features=tuple(array for kind, array, _ in decoded if kind is Medium.AUDIO),
@@ -117,6 +119,8 @@ class _Writer:
         self.ids: list[int] = []
         self._learnt: list[Run] = []
         self._media: list[Stands] = []
+        self._guides: list[int] = []
+        self._guide = 0  # tokens that are due before the next sound
         self._settings, self._words = settings, words_of(settings)
         self._opening = sum(len(ids_of(self._words, piece)) for piece in ("\n", Control.START, "assistant\n"))
 
@@ -125,10 +129,11 @@ class _Writer:
         sample, settings, state = part.sample, self._settings, ""
         noise, own = sample.kind is Kind.NOISE, media_of(part, settings)
         begin, questions = len(self.ids), list[Asked]()
-        self._learnt, self._media = [], []
+        self._learnt, self._media, self._guides = [], [], []
+        self._guide = settings.guide
         if settings.prompt == "sample":
             self.write(system(prompt_of([sample.modality])))
-        for turn in sample.conversations:
+        for turn in as_met(sample.conversations, sample.kind, sample.language, settings):
             if turn.speaker == "gpt":
                 self.write(_placed(pieces(turn, spoken=False, state=state), own), given=self._opening)
                 continue
@@ -139,11 +144,13 @@ class _Writer:
             met = STATES[state_after(turn, spoken=clip is not None, noise=noise, states="tokens")]
             media = self._media[asked:]
             questions.append(Asked(question, _modality(media), met, self._class_at(media)))
-        return Part(begin, len(self.ids), self._learnt, questions, self._media)
+        return Part(begin, len(self.ids), self._learnt, questions, self._media, self._guides)
 
     def write(self, rendered: Sequence[Piece | Seen], *, given: int = sys.maxsize) -> None:
         """Writes pieces, of which all is learnt but the first `given` tokens and what media there are."""
         for piece in rendered:
+            if isinstance(piece, Seen) and piece.kind is Medium.AUDIO and piece.tokens and self._guide:
+                self._lead()
             begin = len(self.ids)
             self.ids += self._ids(piece)
             end = len(self.ids)
@@ -154,6 +161,12 @@ class _Writer:
             given -= silent
             if begin + silent < end:
                 self._learn(begin + silent, end)
+
+    def _lead(self) -> None:
+        """Writes fillers where the guide tokens go."""
+        self._guides.append(len(self.ids))
+        self.ids += [filler(self._words)] * self._guide
+        self._guide = 0
 
     def _ids(self, piece: Piece | Seen) -> list[int]:
         if isinstance(piece, Seen):

@@ -53,6 +53,7 @@ class Part(NamedTuple):
     learnt: Sequence[Run]
     questions: Sequence[Asked]
     media: Sequence[Stands]
+    guides: Sequence[int]  # where the guide tokens before its first sound begin: none or one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +76,7 @@ def kept(page: Page, context: Context, words: Sequence[Mapping[str, Any]]) -> li
             "learnt": part.learnt,
             "questions": [question._asdict() for question in part.questions],
             "media": [_stands(stands, f"{slot:03d}.") for stands in part.media],
+            "guides": part.guides,
             **spelt,
         }
         for slot, (part, spelt) in enumerate(zip(page.parts, words, strict=True))
@@ -113,7 +115,8 @@ def _moved(part: Streamed, told: Mapping[str, Any], by: int, settings: recipe.Co
     ]
     learnt = [(begin + by, end + by) for begin, end in told["learnt"]]
     media = list(_media(part, told["media"], by, settings))
-    return Part(told["begin"] + by, told["end"] + by, learnt, questions, media)
+    guides = [begin + by for begin in told["guides"]]
+    return Part(told["begin"] + by, told["end"] + by, learnt, questions, media, guides)
 
 
 def _media(part: Streamed, told: Sequence[Mapping[str, Any]], by: int, settings: recipe.Context) -> Iterator[Stands]:

@@ -18,9 +18,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,14 +34,24 @@ from tarsia.builders.media import Media
 from tarsia.builders.records import MEDIA, Marks, Run, draws, merged, read_slice, scan, settle, sort, to_arrow, who
 from tarsia.builders.samples import admit
 from tarsia.builders.shards import Range, TarWriter, publish
-from tarsia.builders.storage import Entry, match, open_store
+from tarsia.builders.storage import Entry, Store, match, open_store
 from tarsia.builders.tables import get_table, put_table
+from tarsia.builders.tombstones import (
+    put_tombstones,
+    read_forbidden,
+    read_tombstones,
+    shown_by,
+    standing_for,
+    state_of,
+    tombstone_within,
+)
+from tarsia.pipelines.commits import forget
 from tarsia.pipelines.compare import Found, Piece, compare, read_sets
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.retry import retry as try_again
 from tarsia.schemas.corpus import Catalog, Corpus
-from tarsia.schemas.errors import BadCatalog, Corrupt, Refused, UnknownName
+from tarsia.schemas.errors import BadCatalog, Corrupt, Drift, Refused, UnknownName
 from tarsia.schemas.identity import canonical, checksum, digest, digest_of, draw_of
 from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, ExcludedSet, Snapshot
 from tarsia.schemas.model import Model
@@ -47,6 +59,7 @@ from tarsia.schemas.sample import Draft, Sample
 from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
 
 SCAN_BYTES = 64 << 20  # of raw files that one task scans, about, where the reader does not say otherwise
+TAKEN_DOWN = "taken-down"  # the code of a record that shows what no corpus may hold
 RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyond, its place alone
 
 
@@ -65,6 +78,7 @@ class Ingested(Model):
     unchanged: bool
     equal_within: int = 0  # samples that have an equal in this corpus
     equal_across: int = 0  # samples that have one in another corpus of the lake
+    taken_down: int = 0  # records that were, and stay away
     mended: int = 0  # records that were in quarantine and became samples
 
 
@@ -85,6 +99,9 @@ def ingest(
     """
     newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
     corpora = chosen(catalog, only)
+    names = [corpus.name for corpus in corpora]
+    honoured = state_of(lake.store, names)
+    gone = {name: put_tombstones(lake.store, name, read_tombstones(lake.store, name)) for name in names}
     surveyed = {corpus.name: survey(corpus, lake) for corpus in corpora}
     excluded = _excluded(catalog, newest, lake, pool, reread, quiet)
     good = _retried(corpora, surveyed, newest, lake, pool, quiet) if retry else {}
@@ -93,10 +110,11 @@ def ingest(
         files, source = surveyed[corpus.name]
         before = standing.pop(corpus.name, None)
         same = before and before.source == source and before.compared == _compared(corpus, catalog, standing, excluded)
+        same = same and before and before.tombstones == gone[corpus.name]
         if before and same and not reread and corpus.name not in good:
             standing[corpus.name] = before.model_copy(update={"corpus": corpus})  # its licence or root may be told anew
         else:
-            plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+            plans.append(_Plan(corpus, source, files, _work(corpus, source, gone[corpus.name]), gone[corpus.name]))
     for plan in plans:
         if plan.corpus.name in good:
             _clear(lake, plan.work)
@@ -117,10 +135,15 @@ def ingest(
         standing[state.corpus.name] = state.model_copy(update={"compared": compared or ""})
         written[state.corpus.name] = count
     states = [standing[corpus.name] for corpus in corpora]
-    published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, lake))
+    published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, honoured, lake))
     for corpus in (*corpora, *catalog.exclude):
         _clear(lake, f"work/{corpus.name}")
     return [_report(state, written.get(state.corpus.name), newest, published, lake) for state in states]
+
+
+def _work(corpus: Corpus, source: str, gone: Stored | None) -> str:
+    """Where a corpus's slices lie on their way: others where other records were taken down."""
+    return f"work/{corpus.name}/{digest_of([source, gone.digest])[:16] if gone else source[:16]}"
 
 
 def _compared(
@@ -232,6 +255,7 @@ class _Plan:
     source: str
     files: list[Entry]
     work: str
+    gone: Stored | None = None  # what was taken down
     loads: list[tuple[tuple[str, Part | None], ...]] = field(default_factory=list)  # files or parts that are one task
     slices: list[str] = field(default_factory=list)  # paths, without their endings
     identities: dict[str, int] = field(default_factory=dict)
@@ -363,11 +387,15 @@ def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
 
 @dataclass(frozen=True)
 class Sort:
-    """Puts one slice in key order, understands its records, and looks which versions of their media are there."""
+    """Puts one slice in key order, understands its records, and looks which versions of their media are there.
+
+    What was taken down ends here: nothing of it is written.
+    """
 
     lake: str
     corpus: Corpus
     slice: str
+    gone: Stored | None
     record: str
 
     def run(self) -> Any:
@@ -376,7 +404,7 @@ class Sort:
         with store.open(f"{self.slice}.arrow") as file, pa.ipc.open_file(file) as reader:
             scanned = reader.read_all()
         marks = Marks.from_bytes(store.read(f"{self.slice}.marks"))
-        table = sort(scanned, marks, self.corpus, find(self.corpus.format))
+        table = sort(scanned, marks, self.corpus, find(self.corpus.format), self._taken_down(store))
         path = self.record.removesuffix(".json")
         store.replace(f"{path}.arrow", to_arrow(table))
         columns = ("key", "record", "id", "draft", "said", "code", "message")
@@ -399,6 +427,9 @@ class Sort:
         shows = [name for name in MEDIA if any(f'"{name}":["' in (draft or "") for draft in table["draft"].to_pylist())]
         return {"path": path, "rows": len(table), "shows": shows, "origins": origins.model_dump(mode="json")}
 
+    def _taken_down(self, store: Store) -> set[str]:
+        return set(get_table(store, self.gone, ("key",))["key"].to_pylist()) if self.gone else set()
+
 
 def _media_of(draft: str | None) -> list[str]:
     """Every medium that a draft names."""
@@ -408,7 +439,7 @@ def _media_of(draft: str | None) -> list[str]:
 
 def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
     tasks = [
-        Sort(lake.url, plan.corpus, path, f"{plan.work}/sort/{number:05d}.json")
+        Sort(lake.url, plan.corpus, path, plan.gone, f"{plan.work}/sort/{number:05d}.json")
         for plan in plans
         for number, path in enumerate(plan.slices)
     ]
@@ -429,19 +460,25 @@ class Build:
     leaf: str
     parts: tuple[Run, ...]
     elsewhere: tuple[tuple[str, str, str], ...]  # key, code, message of what is refused as it stands elsewhere
+    gone: Stored | None
     record: str
 
     def run(self) -> Any:
         """The committed shard, and what was refused."""
         store, source = open_store(self.lake), open_store(self.corpus.root)
         refused = list(self.elsewhere)
-        skipped = {key for key, _, _ in refused}
+        skipped, forbidden = {key for key, _, _ in refused}, read_forbidden(store)
+        gone = tombstone_within(store, self.gone, self.leaf)
         columns = ("key", "id", "record", "code", "message", "draft", "said", "media")
-        index, text, notes = [], [], Counter[str]()
+        index, text, notes = list[dict[str, Any]](), list[dict[str, Any]](), Counter[str]()
         with store.spool() as file:
             tar = TarWriter(file)
-            for row in merged(store, self.parts, columns):
+            for row in merge(merged(store, self.parts, columns), gone, key=lambda row: str(row["key"])):
                 if row["key"] in skipped:
+                    continue
+                if "draft" not in row:
+                    for part, standing in zip((index, text), standing_for(row, self.corpus), strict=True):
+                        part.append(standing)
                     continue
                 try:
                     carried = Media(source, row["media"], store)
@@ -450,6 +487,9 @@ class Build:
                     refused.append((row["key"], error.code, error.message))
                     continue
                 fields = sample.model_dump(mode="json", by_alias=True)
+                if forbidden & {*shown_by(sample), content_of(row["said"], sample)}:
+                    refused.append((row["key"], TAKEN_DOWN, "it shows what was taken down"))
+                    continue
                 where = tar.add(sample.key, [*media, ("json", canonical(fields))])
                 index.append(index_row(sample, fields, row["record"], row["said"], where))
                 text.append({"key": sample.key, "conversations": fields["conversations"]})
@@ -462,9 +502,15 @@ class Build:
                 )
                 path = f"corpora/{self.corpus.name}/{self.leaf}"
                 objects = publish(store, path, file, tar.close(), tar.bytes, tables)
-        questions = sum(row["questions"] for row in index)
-        shard = Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects)
+        shard = shard_of(self.leaf, index, objects)
         return {"shard": shard.model_dump(mode="json"), "refused": refused, "notes": dict(sorted(notes.items()))}
+
+
+def shard_of(leaf: str, index: Sequence[Mapping[str, Any]], objects: tuple[Stored, ...]) -> Shard:
+    """A leaf of a corpus by the rows of its index."""
+    questions = [row["questions"] for row in index if row["length"]]
+    gone = len(index) - len(questions)
+    return Shard(leaf=leaf, samples=len(index), questions=sum(questions), objects=objects, taken_down=gone)
 
 
 def _drafted(row: dict[str, Any]) -> Draft:
@@ -506,7 +552,7 @@ def _pieces(plan: _Plan, lake: Lake) -> Iterator[Piece]:
     """The leaves of the trie over all records of the corpus, refused ones included."""
     stamped = [np.frombuffer(lake.store.read(f"{part['path']}.stamps"), dtype=np.uint64) for part in plan.sorted]
     slices = [array.reshape(4, -1) for array in stamped]
-    together = np.concatenate([np.empty((4, 0), np.uint64), *slices], axis=1)
+    together = np.concatenate([_stamped(plan.gone, lake), *slices], axis=1)
     everyone, stamps, said, asked = together[:, np.argsort(together[0], kind="stable")]
     for leaf in leaves(everyone, plan.corpus.cap):
         low, high = everyone[leaf.begin], everyone[leaf.end - 1]
@@ -522,6 +568,13 @@ def _pieces(plan: _Plan, lake: Lake) -> Iterator[Piece]:
         yield Piece(leaf.name, tuple(parts), inputs, everyone[rows], said[rows], asked[rows])
 
 
+def _stamped(gone: Stored | None, lake: Lake) -> npt.NDArray[np.uint64]:
+    """What was taken down as columns of draw and stamp; it says nothing and asks nothing."""
+    rows = get_table(lake.store, gone).to_pylist() if gone else []
+    columns = [(row["draw"], checksum(canonical(row)), 0, 0) for row in rows]
+    return np.array(columns, dtype=np.uint64).reshape(-1, 4).T
+
+
 def _leaf_tasks(plan: _Plan, refused: Refusals, lake: Lake) -> Iterator[Build]:
     """One task for each leaf, with what of it is refused because it stands elsewhere."""
     keys = sorted(refused)
@@ -531,7 +584,7 @@ def _leaf_tasks(plan: _Plan, refused: Refusals, lake: Lake) -> Iterator[Build]:
         elsewhere = tuple((key, *refused[key]) for key in mine)
         inputs = digest_of([*piece.inputs, elsewhere])
         record = f"commits/corpora/{plan.corpus.name}/{piece.leaf}-{inputs[:16]}.json"
-        yield Build(lake.url, plan.corpus, piece.leaf, piece.parts, elsewhere, record)
+        yield Build(lake.url, plan.corpus, piece.leaf, piece.parts, elsewhere, plan.gone, record)
 
 
 def _state(plan: _Plan, results: list[Any], looks: Mapping[str, Stored], lake: Lake) -> CorpusState:
@@ -539,39 +592,44 @@ def _state(plan: _Plan, results: list[Any], looks: Mapping[str, Stored], lake: L
     built = (Shard.model_validate(result["shard"]) for result in results)
     shards = tuple(shard for shard in built if shard.objects)
     notes = sum((Counter(result["notes"]) for result in results), Counter[str]())
+    gone = len(get_table(lake.store, plan.gone, ("key",))) if plan.gone else 0
     state = CorpusState(
         corpus=plan.corpus,
         source=plan.source,
-        records=sum(part["rows"] for part in plan.sorted),
+        records=sum(part["rows"] for part in plan.sorted) + gone,
         quarantined=dict(sorted(Counter(code for code, _ in refused.values()).items())),
         identities=plan.identities,
         notes=dict(sorted(notes.items())),
         shards=shards,
         quarantine=_quarantine(plan, refused, lake) if refused else None,
+        taken_down=gone,
+        tombstones=plan.gone,
         origins=tuple(Stored.model_validate(part["origins"]) for part in plan.sorted),
         contents=put_contents(lake.store, plan.corpus.name, shards, looks) if shards else None,
     )
-    if state.records != state.samples + len(refused):
+    if state.records != state.samples + len(refused) + gone:
         raise Corrupt(
             f"corpus '{plan.corpus.name}': {state.records} records went in, "
-            f"{state.samples} samples and {len(refused)} refusals came out"
+            f"{state.samples} samples, {len(refused)} refusals and {gone} tombstones came out"
         )
     return state
 
 
 def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) -> Stored:
-    """Every refusal as a row: the reason, the place, and the raw record where it is not too large."""
+    """Every refusal as a row: the reason, the place, and the raw record where it is not too large, or taken down."""
     keys, parts = pa.array(list(refused), pa.string()), []
     for part in plan.sorted:
         slice_ = read_slice(lake.store, f"{part['path']}.arrow", ("key", "id", "file", "begin", "end", "raw"))
         parts.append(slice_.filter(pc.is_in(slice_["key"], value_set=keys)))
     table = pa.concat_tables(parts, promote_options="permissive").sort_by("key")
     reasons = [refused[key] for key in table["key"].to_pylist()]
-    large = pc.greater(pc.binary_length(table["raw"]), RAW_KEPT)
+    taken = pa.array([code == TAKEN_DOWN for code, _ in reasons], pa.bool_())
+    unkept = pc.or_(taken, pc.greater(pc.binary_length(table["raw"]), RAW_KEPT))
     columns = {
-        **{name: table[name] for name in ("key", "id", "begin", "end")},
+        **{name: table[name] for name in ("key", "begin", "end")},
+        "id": pc.if_else(taken, pa.scalar(None, pa.string()), table["id"]),
         "file": table["file"].cast(pa.string()),
-        "raw": pc.if_else(large, pa.scalar(None, pa.binary()), table["raw"]),
+        "raw": pc.if_else(unkept, pa.scalar(None, pa.binary()), table["raw"]),
         "code": pa.array([code for code, _ in reasons], pa.string()),
         "message": pa.array([message for _, message in reasons], pa.string()),
     }
@@ -579,8 +637,13 @@ def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) ->
     return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", rows)
 
 
-def _with(snapshot: Snapshot, states: list[CorpusState], excluded: list[ExcludedSet], lake: Lake) -> Snapshot:
-    names = {state.corpus.name for state in states}
+def _with(
+    snapshot: Snapshot, states: list[CorpusState], excluded: list[ExcludedSet], honoured: list[str], lake: Lake
+) -> Snapshot:
+    names = {state.corpus.name: None for state in states}
+    if {*state_of(lake.store, names)} - {*honoured} - {state.tombstones.path for state in states if state.tombstones}:
+        forget(lake, snapshot, names)
+        raise Drift(f"{lake.url}: records were taken down while they were read; run the same command again")
     kept = [state for state in snapshot.corpora if state.corpus.name not in names]
     corpora = tuple(sorted([*kept, *states], key=lambda state: state.corpus.name))
     changed = snapshot.model_copy(update={"corpora": corpora, "excluded": tuple(excluded)})
@@ -602,6 +665,7 @@ def _report(state: CorpusState, written: int | None, before: Snapshot, after: Sn
         quarantined=state.quarantined,
         identities=state.identities,
         notes=state.notes,
+        taken_down=state.taken_down,
         shards=len(state.shards),
         written=written or 0,
         unchanged=written is None,

@@ -27,7 +27,7 @@ from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import Draft
 from tarsia.schemas.shard import Stored
 
-ELSEWHERE = ("duplicate", "near-duplicate", "excluded")  # good records that stand elsewhere
+ELSEWHERE = ("duplicate", "near-duplicate", "excluded", "taken-down")  # good records that stand elsewhere, or must not
 ROWS = 4096  # of the quarantine that one task tries again
 
 
