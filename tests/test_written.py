@@ -17,10 +17,10 @@ from lakes import chats, clips, fill, pictures, plan, questions, recipe, recordi
 
 from tarsia.builders.lake import Lake
 from tarsia.manifests.audit import audit
-from tarsia.manifests.collate import CHATS, Decoder
+from tarsia.manifests.collate import CHATS, ROWS, Decoder
 from tarsia.manifests.stream import Stream, load_manifest
 from tarsia.manifests.tensors import IGNORED, chat, write
-from tarsia.manifests.utterances import Pairs, Transcripts
+from tarsia.manifests.utterances import Pairs, Transcripts, form_of
 from tarsia.pipelines import pack as module
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
@@ -31,12 +31,14 @@ STAGES = {
     "mixed": {"take": {"qa": "100%", "asr": "100%", "noise": "100%"}, "spoken": "50%"},
     "asr": {"take": {"asr": "100%"}, "pack": False},
     "tts": {"take": {"tts": "100%"}, "pack": False},
+    "rows": {"take": {"asr": "100%"}, "pack": {"seconds": 6}, "guide": 5},
 }
 STYLES = {
     "vita": {},
     "labels": {"states": "labels", "positions": "reset"},
     "apart": {"prompt": "sample", "states": "numbers"},
     "bare": {"prompt": "none", "positions": "reset", "states": "none"},
+    "guided": {"guide": 3, "request": {"en": "Write down what is said."}},
 }
 PAGES = {
     name: recipe(STAGES, tokens=1600, tiles=2, **style).model_copy(update={"model": name})
@@ -47,7 +49,7 @@ NAMES = [f"{model}/{stage}" for model in STYLES for stage in STAGES]
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
-    """Text, chat, images, a video, speech to be recognised, synthesised and ignored; planned in four styles, packed."""
+    """Text, chat, images, a video, speech to be recognised, synthesised and ignored; planned in five styles, packed."""
     folder = tmp_path_factory.mktemp("written")
     recordings(folder, [1.0, 1.5])
     shutil.copytree(folder / "LibriSpeech", folder / "Street")
@@ -79,13 +81,13 @@ BATCHES = """
 import pickle, sys
 for name in sys.argv[3:]:
     sys.modules[name] = None  # whoever imports it fails
-from tarsia.manifests.collate import CHATS, Decoder
+from tarsia.manifests.collate import Decoder
 from tarsia.manifests.stream import Stream
-from tarsia.manifests.utterances import Pairs, Transcripts
+from tarsia.manifests.utterances import Pairs, Transcripts, form_of
 found = {}
 for name in sys.argv[2].split():
-    for form in (CHATS, Transcripts(), Pairs()):
-        stream = Stream(sys.argv[1], name, batch=3)
+    stream = Stream(sys.argv[1], name, batch=3)
+    for form in (form_of(stream.manifest.stage), Transcripts(), Pairs()):
         for number, batch in enumerate(Decoder(stream.manifest.context, form)(stream)):
             found[name, type(form).__name__, number] = batch.arrays
 sys.stdout.buffer.write(pickle.dumps(found))
@@ -98,15 +100,18 @@ def test_without_a_tokenizer_a_packed_stage_gives_the_arrays_of_its_base_shards(
     found = pickle.loads(subprocess.run([*command, *blocked], stdout=subprocess.PIPE, check=True).stdout)
     kinds = set()
     for name in NAMES:
-        for form in (CHATS, Transcripts(), Pairs()):
-            stream = Stream(lake.url, name, batch=3, packed=False)
+        stream = Stream(lake.url, name, batch=3, packed=False)
+        assert form_of(stream.manifest.stage) is (ROWS if name.endswith("/rows") else CHATS)
+        for form in (form_of(stream.manifest.stage), Transcripts(), Pairs()):
             for number, batch in enumerate(Decoder(stream.manifest.context, form)(stream)):
                 other = found.pop((name, type(form).__name__, number))
                 assert list(other) == list(batch.arrays)
                 for part, array in batch.arrays.items():
                     assert (other[part].dtype, other[part].shape) == (array.dtype, array.shape), (name, form, part)
                     assert np.array_equal(other[part], array), (name, form, part)
-                if form is CHATS:
+                if form in (CHATS, ROWS):
+                    guided = name.startswith("guided/") or form is ROWS
+                    assert (len(batch["guides_at"]) > 0) is (guided and len(batch["features_at"]) > 0)
                     kinds |= set(batch["spans"][:, 1].tolist())
                     if name == "labels/mixed":
                         kinds |= {f"class {one}" for one in batch["states"].flatten() if one != IGNORED}
@@ -124,7 +129,7 @@ def test_the_program_of_that_test_does_fail_without_a_tokenizer_where_nothing_is
 
 
 def test_a_sample_by_itself_and_a_context_with_none_left_are_read_from_the_pack_as_well(lake):
-    for name in ("vita/mixed", "apart/mixed"):
+    for name in ("vita/mixed", "apart/mixed", "guided/mixed"):
         stream = Stream(lake.url, name)
         settings = stream.manifest.context
         for number in range(stream.manifest.contexts):
@@ -133,7 +138,7 @@ def test_a_sample_by_itself_and_a_context_with_none_left_are_read_from_the_pack_
             for some in ((), context.samples[-1:], context.samples[::2]):
                 rest = replace(context, samples=some, tokens=opening + sum(part.tokens for part in some))
                 kept, written = chat(rest, settings), chat(replace(rest, written=None), settings)
-                for field in ("ids", "labels", "positions", "states", "bounds", "spans"):
+                for field in ("ids", "labels", "positions", "states", "bounds", "spans", "guides"):
                     assert np.array_equal(getattr(kept, field), getattr(written, field))
 
 
