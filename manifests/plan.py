@@ -254,12 +254,13 @@ def _contexts(
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
     together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
-    members, starts = [together[:0]], [np.zeros(1, np.int64)]
+    members, starts, reached = [together[:0]], [np.zeros(1, np.int64)], 0
     of_pack = list[Rows]()  # the part of each packed context
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
         packing = _packed(mine, tokens, rooms, _seed(purpose, part))
-        starts.append(packing.starts[1:] + starts[-1][-1])
+        starts.append(packing.starts[1:] + reached)
+        reached += len(mine)
         members.append(mine[packing.members])
         of_pack.append(np.full(len(packing.starts) - 1, part, np.int64))
     begins = np.concatenate(starts)

@@ -35,7 +35,7 @@ def corpus(name: str, count: int) -> Corpus:
     lists = pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), pa.array(zeros))
     names = {"language": "en", "modality": "audio"}
     index = {"key": keys, "draw": draws, "record": keys, "questions": ones, "offset": zeros.astype(np.int64)}
-    index |= {"length": zeros.astype(np.int64), "checksum": draws}
+    index |= {"length": ones.astype(np.int64), "checksum": draws}
     index |= {field: pa.DictionaryArray.from_arrays(pa.array(zeros), [value]) for field, value in names.items()}
     costs = {"answers": length, "read": lists, "heard": lists, "speakable": lists, "tiles": zeros, "frames": zeros}
     costs |= {"audio_tokens": zeros, "seconds": length / 10}
