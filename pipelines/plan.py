@@ -5,28 +5,30 @@ second plan counts only what is new. The tables of a manifest are stored first, 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
-from tarsia.builders.tables import get_table, get_tables, put_table
+from tarsia.builders.tables import get_table, get_tables, put_table, put_tables
 from tarsia.manifests.costs import COSTS, count, settings_digest, words_of
-from tarsia.manifests.decide import Corpus, refuse_unknown
-from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Planned, plan
+from tarsia.manifests.decide import SAID, SAMPLES_OF, VERDICTS_OF, Corpus, refuse_unknown
+from tarsia.manifests.plan import PROMPTS, Planned, plan
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import CorpusState, Snapshot
-from tarsia.schemas.manifest import Manifest, stage_path
-from tarsia.schemas.recipe import Context, Recipe
-from tarsia.schemas.shard import INDEX, SPEECH, TEXT, Shard, Stored
+from tarsia.schemas.manifest import SAMPLES, Manifest, stage_path
+from tarsia.schemas.recipe import Context, Recipe, Stage
+from tarsia.schemas.shard import INDEX, TEXT, Shard, Stored
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,31 @@ def load(
     snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
 ) -> list[Corpus]:
     """The tables of every corpus that a stage of the recipe asks for, costs counted where they were not yet."""
+    return [tables(SAID) for _, tables in corpora_of(snapshot, lake, recipe, pool, voices=voices, quiet=quiet)]
+
+
+def corpora_of(
+    snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
+) -> list[tuple[CorpusState, Callable[[pa.Schema], Corpus]]]:
+    """Every corpus that a stage of the recipe asks for, with what reads its tables; costs are counted at once."""
     refuse_unknown(recipe, snapshot)
     stages = recipe.stages.values()
     states = [state for state in snapshot.corpora if any(stage.wants(state.corpus) for stage in stages)]
     tasks = [Count(lake.url, state.corpus.name, shard, recipe.context) for state in states for shard in state.shards]
     costs = iter(finish(tasks, pool, Progress("count", "shards", quiet=quiet)))
-    return [_corpus(state, lake, [next(costs) for _ in state.shards], snapshot, voices) for state in states]
+    counted = [[next(costs) for _ in state.shards] for state in states]
+    return [(state, partial(_corpus, state, lake, mine, snapshot, voices)) for state, mine in zip(states, counted, strict=True)]
 
 
-def _corpus(state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snapshot, voices: str | None) -> Corpus:
+def _corpus(
+    state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snapshot, voices: str | None, said: pa.Schema
+) -> Corpus:
     store = lake.store
     sidecars = snapshot.sidecars(voices, state.corpus.name) if voices else None
-    speech = get_tables(store, (shard.index for shard in sidecars.shards), SPEECH, SPEECH_COLUMNS) if sidecars else None
+    speech = get_tables(store, (shard.index for shard in sidecars.shards), said, said.names) if sidecars else None
     return Corpus(
         state,
-        get_tables(store, (shard.index for shard in state.shards), INDEX, INDEX_COLUMNS),
+        get_tables(store, (shard.index for shard in state.shards), SAMPLES_OF, SAMPLES_OF.names),
         _numbers(shard.samples for shard in state.shards),
         get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:]),  # but the key
         sidecars,
@@ -109,11 +121,12 @@ def make_plans(
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     spoken = any(stage.spoken for stage in wanted.stages.values())
-    corpora = load(snapshot, lake, wanted, pool, voices=voices if spoken else None, quiet=quiet)
+    every = corpora_of(snapshot, lake, wanted, pool, voices=voices if spoken else None, quiet=quiet)
     words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
-    manifests = []
-    for name in names:
+    manifests, held = list[Manifest](), dict[str, Corpus]()
+    for number, name in enumerate(names):
+        corpora = _held(held, every, [recipe.stages[name] for name in names[number:]])
         planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text)
         heard = voices if recipe.stages[name].spoken else None
         if dry_run:
@@ -121,6 +134,21 @@ def make_plans(
         else:
             manifests.append(_store(recipe, name, snapshot, planned, prompts, heard, lake, replace=replace))
     return manifests
+
+
+def _held(
+    held: dict[str, Corpus],
+    every: Sequence[tuple[CorpusState, Callable[[pa.Schema], Corpus]]],
+    stages: Sequence[Stage],
+) -> list[Corpus]:
+    """The corpora of the first of the stages to come, each read once; those that no stage needs any more are let go."""
+    for state, tables in every:
+        name = state.corpus.name
+        if not any(stage.wants(state.corpus) for stage in stages):
+            held.pop(name, None)
+        elif name not in held and stages[0].wants(state.corpus):
+            held[name] = tables(VERDICTS_OF)
+    return [held[state.corpus.name] for state, _ in every if stages[0].wants(state.corpus)]
 
 
 def _manifest(
@@ -163,8 +191,9 @@ def _store(
         return before
     if before and before != fresh and not replace:
         raise Drift(f"{lake.url}/{folder}: {drift(before, fresh)}; to plan it anew: --replace")
-    parts = (("contexts", planned.contexts), ("samples", planned.samples), ("unplaced", planned.unplaced))
+    parts = (("contexts", planned.contexts), ("unplaced", planned.unplaced))
     tables = {part: put_table(lake.store, f"{folder}/{part}", table) for part, table in parts}
+    tables["samples"] = put_tables(lake.store, f"{folder}/samples", planned.samples.tables(), SAMPLES)
     manifest = fresh.model_copy(update={"tables": tables})
     lake.store.replace(f"{folder}/manifest.json", canonical(manifest.model_dump(mode="json")))
     return manifest
