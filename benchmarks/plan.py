@@ -10,8 +10,8 @@ no medium. Then `tarsia plan` (costs are cached, as in every plan but the first)
 run over it, each in a process of its own, and the sizes of the stages are compared with the paper's arithmetic.
 
 Lengths are a model, not VITA's data: text by a lognormal law with the medians below, images by shape through the real
-tiling rule, speech by a lognormal law around four seconds; 15 % of the questions cannot be spoken by their text, and 5 %
-of the others were refused.
+tiling rule, speech by a lognormal law around four and a half seconds; 15 % of the questions cannot be spoken by their
+text, and 5 % of the others were refused.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -167,7 +167,10 @@ def _audit(lake: str, share: Fraction) -> list[str]:
     recipe = read_recipe(RECIPE)
     manifests = [load_manifest(lake, f"{RECIPE}/{name}") for name in recipe.stages]
     result = audit(Lake(lake), manifests, recipe=recipe)
-    return [f"{result.checks:,} checks of a lake of {share}, {len(result.findings)} findings", *map(str, result.findings[:5])]
+    return [
+        f"{result.checks:,} checks of a lake of {share}, {len(result.findings)} findings",
+        *map(str, result.findings[:5]),
+    ]
 
 
 def _inspect(lake: str, share: Fraction) -> list[str]:
@@ -287,9 +290,7 @@ def _origins(row: Row, draws: Draws, numbers: npt.NDArray[Any], store: Store) ->
     return put_table(store, f"origins/{row.name}/part", pa.table(arrays, ORIGINS))
 
 
-def _sidecars(
-    row: Row, draws: Draws, numbers: npt.NDArray[Any], recipe: Recipe, store: Store
-) -> SpeechState | None:
+def _sidecars(row: Row, draws: Draws, numbers: npt.NDArray[Any], recipe: Recipe, store: Store) -> SpeechState | None:
     """What `tarsia speak` would have left for stage 2.2: in the order of the coin, until half of all are accepted."""
     stage = recipe.stages["2.2"]
     take = next((take for take in stage.takes if take.kind is Kind(row.kind)), None)

@@ -4,7 +4,7 @@
 Everything here is arithmetic on the tables of a snapshot, column by column: a stage may have twenty million samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -25,12 +25,17 @@ from tarsia.schemas.shard import INDEX, SPEECH
 Bools = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
 
-_BYTES = pa.binary(16)  # 32 hex digits: a lake of thirty million samples would need more than they weigh for offsets
+_BYTES, _FEW = pa.binary(16), pa.dictionary(pa.int16(), pa.string())
+
+
+def lean(fields: Iterable[pa.Field]) -> pa.Schema:
+    """The fields as plans hold them in memory, thirty million rows at once: hex digits as bytes, names as short codes."""
+    types = {"key": _BYTES, "record": _BYTES, **dict.fromkeys(("corpus", "kind", "language", "modality"), _FEW)}
+    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in fields])
 
 
 def _lean(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
-    fields = [schema.field(name) for name in columns]
-    return pa.schema([field.with_type(_BYTES) if field.name in ("key", "record") else field for field in fields])
+    return lean(schema.field(name) for name in columns)
 
 
 def _list_of(schema: pa.Schema, name: str, *fields: str) -> pa.Field:
@@ -40,7 +45,9 @@ def _list_of(schema: pa.Schema, name: str, *fields: str) -> pa.Field:
 
 
 #: What is read of the tables of a lake: to plan, and (`SAID`) to speak.
-SAMPLES_OF = _lean(INDEX, ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum"))
+SAMPLES_OF = _lean(
+    INDEX, ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum")
+)
 SAID = _lean(SPEECH, ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum"))
 VERDICTS_OF = SAID.set(3, _list_of(SPEECH, "clips", "turn", "samples16")).set(4, _list_of(SPEECH, "refused", "turn"))
 

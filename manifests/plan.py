@@ -18,7 +18,6 @@ import xxhash
 from tarsia.builders.packing import fill, lower_bound
 from tarsia.builders.tables import ROWS, as_schema, columns_digest, rows_digest
 from tarsia.manifests.decide import (
-    SAMPLES_OF,
     Bools,
     Corpus,
     Int32s,
@@ -27,6 +26,7 @@ from tarsia.manifests.decide import (
     column,
     decide,
     groups,
+    lean,
     picked,
     seen,
 )
@@ -107,7 +107,9 @@ class Planned(NamedTuple):
     def rows(self) -> dict[str, str]:
         """The logical digest of each table."""
         columns = ((name, self.samples.column(name)) for name in SAMPLES.names)
-        tables = {name: rows_digest(table) for name, table in (("contexts", self.contexts), ("unplaced", self.unplaced))}
+        tables = {
+            name: rows_digest(table) for name, table in (("contexts", self.contexts), ("unplaced", self.unplaced))
+        }
         return {**tables, "samples": columns_digest(columns)}
 
 
@@ -127,16 +129,17 @@ def plan(
     rooms = _rooms(everyone, stage.pack, context.tokens, carried)
     parts = rounds([one.rows for one in selected])
     filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
+    unplaced = _unplaced(everyone, order, rooms)
+    del order, position, parts  # each is as long as the stage
     shards, everyone = _used(tars, everyone, rooms.fits)
     samples = Placed(everyone, filled.rows, filled.starts)
-    contexts = _context_table(samples, context, carried)
     return Planned(
         asks=tuple(one.ask for one in selected),
         counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=_group)),
         shards=shards,
-        contexts=contexts,
+        contexts=_context_table(samples, context, carried),
         samples=samples,
-        unplaced=_unplaced(everyone, order, rooms),
+        unplaced=unplaced,
         capacity=rooms.capacity,
         bound=filled.bound,
         binding=filled.binding,
@@ -148,13 +151,12 @@ def plan(
 # --- the selected samples, corpus after corpus ----------------------------------------------------------------------
 
 _PLACE = ("context", "slot")
-_KEYS = SAMPLES_OF.field("key").type
 
 
 def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
     """All selected samples in the columns of SAMPLES that do not depend on contexts, and the tars they point into."""
-    fields = [field.with_type(_KEYS) if field.name == "key" else field for field in SAMPLES if field.name not in _PLACE]
-    parts, tars, firsts = [pa.schema(fields).empty_table()], list[Stored](), dict[str, int]()
+    fields = lean(field for field in SAMPLES if field.name not in _PLACE)
+    parts, tars, firsts = [fields.empty_table()], list[Stored](), dict[str, int]()
     for one in selected:
         corpus, index, costs = one.corpus, picked(one.corpus.index, one.rows), picked(one.corpus.costs, one.rows)
         if one.ask.corpus not in firsts:  # of a corpus that two takes share, the tars are listed once
@@ -177,13 +179,13 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
             "shard": pa.array(corpus.shard[one.rows] + np.int32(first)),
             **_speech_columns(one, first + len(corpus.state.shards)),
         }
-        parts.append(pa.table([columns[field.name] for field in fields], pa.schema(fields)))
+        parts.append(pa.table([columns[name] for name in fields.names], fields))
     return pa.concat_tables(parts).unify_dictionaries(), tars
 
 
 def _same(name: str, count: int) -> pa.DictionaryArray:
     """One name, `count` times."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([name]))
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int16)), pa.array([name]))
 
 
 def _speech_columns(one: Selected, first: int) -> dict[str, Any]:
@@ -208,8 +210,9 @@ def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
     """All selected samples by their position in the stage; those at one position by draw."""
     order = np.argsort(position, kind="stable")  # one ascending run a corpus, which it merges
     reached = position[order]
-    alike = np.append(reached[1:] == reached[:-1], False)
-    alike[1:] |= alike[:-1]
+    same, alike = reached[1:] == reached[:-1], np.zeros(len(order), np.bool_)
+    alike[1:] |= same
+    alike[:-1] |= same
     tied, draws = order[alike], np.empty(int(alike.sum()), np.uint64)
     begin = 0
     for one in selected:
@@ -388,27 +391,33 @@ def _counts(selected: Sequence[Selected], everyone: pa.Table, fits: Bools) -> It
     begin = 0
     for one in selected:
         samples = everyone.slice(begin, len(one.rows))
-        placed = fits[begin : begin + len(one.rows)].astype(np.int64)
+        placed = fits[begin : begin + len(one.rows)]
         begin += len(one.rows)
         group, names = groups(samples)
         hearing, spoken = one.hearing, pc.list_value_length(one.hearing.spoken).to_numpy()
-        figures: dict[str, Any] = {
-            "speakable": hearing.speakable,
-            "refused": hearing.refused,
-            "pending": hearing.pending,
-            "spoken": spoken,
-            "placed_spoken": spoken * placed,
+        both = {"": None, "_questions": column(samples, "questions"), "_tokens": one.tokens, "_seconds": one.seconds}
+        totals = {
+            "speakable": _sums_of(group, hearing.speakable, len(names)),
+            "refused": _sums_of(group, hearing.refused, len(names)),
+            "pending": _sums_of(group, hearing.pending, len(names)),
+            "spoken": _sums_of(group, spoken, len(names)),
+            "placed_spoken": _sums_of(group, spoken, len(names), placed),
+            **{f"selected{name}": _sums_of(group, values, len(names)) for name, values in both.items()},
+            **{f"placed{name}": _sums_of(group, values, len(names), placed) for name, values in both.items()},
         }
-        both = {"": np.ones_like(placed), "_questions": column(samples, "questions"), "_tokens": one.tokens}
-        for suffix, values in {**both, "_seconds": one.seconds}.items():
-            figures |= {f"selected{suffix}": values, f"placed{suffix}": values * placed}
-        totals = {name: np.bincount(group, values, len(names)).tolist() for name, values in figures.items()}
         for number, (language, modality) in enumerate(names):
-            mine = {
+            mine: dict[str, Any] = {
                 name: round(values[number], 6) if "seconds" in name else round(values[number])
                 for name, values in totals.items()
             }
             yield Count(corpus=one.ask.corpus, kind=one.ask.kind, language=language, modality=modality, **mine)
+
+
+def _sums_of(group: Int32s, values: Any, count: int, only: Bools | None = None) -> list[float]:
+    """The sum of the values of each group, or how many there are; of those samples alone that `only` names."""
+    if only is not None and not only.all():
+        group, values = group[only], None if values is None else values[only]
+    return np.bincount(group, values, count).tolist()
 
 
 def _group(count: Count) -> tuple[str, ...]:

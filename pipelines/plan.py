@@ -72,7 +72,10 @@ def corpora_of(
     tasks = [Count(lake.url, state.corpus.name, shard, recipe.context) for state in states for shard in state.shards]
     costs = iter(finish(tasks, pool, Progress("count", "shards", quiet=quiet)))
     counted = [[next(costs) for _ in state.shards] for state in states]
-    return [(state, partial(_corpus, state, lake, mine, snapshot, voices)) for state, mine in zip(states, counted, strict=True)]
+    return [
+        (state, partial(_corpus, state, lake, mine, snapshot, voices))
+        for state, mine in zip(states, counted, strict=True)
+    ]
 
 
 def _corpus(
@@ -85,11 +88,22 @@ def _corpus(
         state,
         get_tables(store, (shard.index for shard in state.shards), SAMPLES_OF, SAMPLES_OF.names),
         _numbers(shard.samples for shard in state.shards),
-        get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:]),  # but the key
+        _aligned(get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:])),
         sidecars,
         speech,
         _numbers(shard.samples for shard in sidecars.shards) if sidecars else np.empty(0, np.int32),
     )
+
+
+def _aligned(costs: pa.Table) -> pa.Table:
+    """The costs, the three lists of every sample in one place of memory: each has an entry a question."""
+    first = costs["read"].combine_chunks()
+    for name in ("heard", "speakable"):
+        mine = costs[name].combine_chunks()
+        if mine.offsets.equals(first.offsets):
+            shared = pa.ListArray.from_arrays(first.offsets, mine.values)
+            costs = costs.set_column(costs.column_names.index(name), costs.field(name), shared)
+    return costs
 
 
 def _numbers(sizes: Iterable[int]) -> Any:
