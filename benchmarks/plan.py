@@ -33,10 +33,11 @@ import pyarrow as pa
 from tarsia.builders.documents import read_recipe
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store, open_store
-from tarsia.builders.tables import put_table
+from tarsia.builders.tables import get_table, put_table
 from tarsia.builders.tokens import audio_tokens, tiles
 from tarsia.manifests.audit import audit
 from tarsia.manifests.costs import COSTS, settings_digest
+from tarsia.manifests.lineage import Lineage
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.plan import make_plans
 from tarsia.pipelines.pool import open_pool
@@ -174,7 +175,29 @@ def _audit(lake: str, share: Fraction) -> list[str]:
 
 
 def _inspect(lake: str, share: Fraction) -> list[str]:
-    return []
+    """Which contexts hold a record, of records that lie all over the lake; and the records of contexts."""
+    lineage, store = Lineage(Lake(lake)), Lake(lake)
+    snapshot = store.snapshot()
+    keys = [
+        get_table(store.store, state.shards[number * len(state.shards) // 3].index, ("key",))["key"][7].as_py()
+        for state in snapshot.corpora
+        for number in range(3)
+    ]
+    lineage.of_key(keys[0])  # opens the manifests
+    taken, places = list[float](), 0
+    for key in keys:
+        began = time.monotonic()
+        places += len(lineage.of_key(key).places)
+        taken.append((time.monotonic() - began) * 1000)
+    back = list[float]()
+    for number in range(0, 5000, 500):
+        began = time.monotonic()
+        lineage.of_context(f"{RECIPE}/1.3", number)
+        back.append((time.monotonic() - began) * 1000)
+    return [
+        f"{len(keys)} keys of a lake of {share}, {places} places: median {np.median(taken):.0f} ms, most {max(taken):.0f}",
+        f"{len(back)} contexts: median {np.median(back):.0f} ms, most {max(back):.0f}",
+    ]
 
 
 # --- the lake -------------------------------------------------------------------------------------------------------
