@@ -195,7 +195,8 @@ def _inspect(lake: str, share: Fraction) -> list[str]:
         lineage.of_context(f"{RECIPE}/1.3", number)
         back.append((time.monotonic() - began) * 1000)
     return [
-        f"{len(keys)} keys of a lake of {share}, {places} places: median {np.median(taken):.0f} ms, most {max(taken):.0f}",
+        f"{len(keys)} keys of a lake of {share}, {places} places: median {np.median(taken):.0f} ms, "
+        f"most {max(taken):.0f}",
         f"{len(back)} contexts: median {np.median(back):.0f} ms, most {max(back):.0f}",
     ]
 

@@ -29,7 +29,7 @@ _BYTES, _FEW = pa.binary(16), pa.dictionary(pa.int16(), pa.string())
 
 
 def lean(fields: Iterable[pa.Field]) -> pa.Schema:
-    """The fields as plans hold them in memory, thirty million rows at once: hex digits as bytes, names as short codes."""
+    """The fields as plans hold them, thirty million rows at once: hex digits as bytes, names as short codes."""
     types = {"key": _BYTES, "record": _BYTES, **dict.fromkeys(("corpus", "kind", "language", "modality"), _FEW)}
     return pa.schema([field.with_type(types.get(field.name, field.type)) for field in fields])
 
