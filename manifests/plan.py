@@ -417,7 +417,8 @@ def _sums_of(group: Int32s, values: Any, count: int, only: Bools | None = None) 
     """The sum of the values of each group, or how many there are; of those samples alone that `only` names."""
     if only is not None and not only.all():
         group, values = group[only], None if values is None else values[only]
-    return np.bincount(group, values, count).tolist()
+    sums: list[float] = np.bincount(group, values, count).tolist()
+    return sums
 
 
 def _group(count: Count) -> tuple[str, ...]:
