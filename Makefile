@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	touch $(READY)
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test soak check bench clean
 help: ## these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -24,6 +24,9 @@ demo: $(READY) ## the whole story on the corpora in examples/
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+soak: $(READY) ## the long tests: a Ray that takes jobs
+	$(BIN)/python -m pytest -m soak
 
 check: $(READY) ## ruff, strict types, documentation
 	$(BIN)/ruff check .

@@ -88,16 +88,17 @@ class TarWriter:
         self.bytes += len(data)
 
 
-def members(data: bytes, key: str, where: str = "") -> Iterator[tuple[str, bytes]]:
+def members(data: bytes | memoryview, key: str, where: str = "") -> Iterator[tuple[str, bytes]]:
     """The members of one sample's byte range: their names without the key, and their content."""
     at = 0
     while at + BLOCK <= len(data):
-        name = data[at : at + 100].rstrip(b"\0").decode()
+        head = bytes(data[at : at + BLOCK])
+        name = head[:100].rstrip(b"\0").decode()
         if not name.startswith(f"{key}."):
             raise Corrupt(f"{where}: expected sample {key}, found '{name}'")
-        size = int(data[at + 124 : at + 135], 8)
+        size = int(head[124:135], 8)
         at += BLOCK
-        yield name[len(key) + 1 :], data[at : at + size]
+        yield name[len(key) + 1 :], bytes(data[at : at + size])
         at += size + -size % BLOCK
 
 

@@ -118,15 +118,23 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def packed(digits: pa.StringArray, width: int) -> pa.FixedSizeBinaryArray:
-    """Strings of `2 * width` hex digits as the bytes that they spell. `Corrupt` where one is none."""
+    """Strings of `2 * width` hex digits as the bytes that they spell; empty ones (of what was taken down) as zeros.
+
+    `Corrupt` where one is neither.
+    """
     _, offsets, data = digits.buffers()
     ends = np.frombuffer(offsets, np.int32)[digits.offset : digits.offset + len(digits) + 1] if offsets else np.zeros(1)
-    if digits.null_count or (np.diff(ends) != 2 * width).any():
+    lengths = np.diff(ends)
+    if digits.null_count or not np.isin(lengths, (0, 2 * width)).all():
         raise Corrupt(f"a key or a digest is not {2 * width} hex digits long")
     try:
-        spelt = unhexlify(memoryview(data)[ends[0] : ends[-1]]) if len(digits) else b""
+        spelt = unhexlify(memoryview(data)[ends[0] : ends[-1]]) if lengths.any() else b""
     except NotHex as error:
         raise Corrupt(f"a key or a digest is not made of hex digits: {error}") from None
+    if not lengths.all():
+        spread = np.zeros((len(digits), width), np.uint8)
+        spread[lengths > 0] = np.frombuffer(spelt, np.uint8).reshape(-1, width)
+        spelt = spread.tobytes()
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(digits), [None, pa.py_buffer(spelt)])
 
 

@@ -41,7 +41,7 @@ COSTS = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-INDEX_COLUMNS = ("key", "kind", "language", "images", "audios", "videos")
+INDEX_COLUMNS = ("key", "kind", "language", "questions", "images", "audios", "videos", "length")
 
 
 def settings_digest(context: Context) -> str:
@@ -60,11 +60,22 @@ def count(index: pa.Table, text: pa.Table, context: Context) -> pa.Table:
     words, rows = words_of(context), []
     columns = index.select(INDEX_COLUMNS).to_pylist()
     for facts, said in zip(columns, text.to_pylist(), strict=True):
+        if not facts["length"]:
+            rows.append(_taken_down(facts))
+            continue
         turns = as_answered([Turn.model_validate(turn) for turn in said["conversations"]], context)
         media = media_costs(facts, context)
         media["audio_tokens"] += _markers(turns, facts, context)
         rows.append({"key": facts["key"], **_text_costs(turns, facts, context, words), **media})
     return pa.Table.from_pylist(rows, COSTS)
+
+
+def _taken_down(facts: dict[str, Any]) -> dict[str, Any]:
+    """No token, and no question that may be spoken; its hours still count where hours are asked."""
+    none = [0] * facts["questions"]
+    nothing = {"answers": 0, "read": none, "heard": none, "speakable": [False] * len(none)}
+    seconds = sum(audio["samples"] / audio["rate"] for audio in facts["audios"])
+    return {"key": facts["key"], **nothing, "tiles": 0, "frames": 0, "audio_tokens": 0, "seconds": seconds}
 
 
 def _text_costs(turns: Sequence[Turn], facts: dict[str, Any], context: Context, words: Tokenizer) -> dict[str, Any]:

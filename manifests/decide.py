@@ -74,6 +74,11 @@ class Corpus(NamedTuple):
         return cast(Int32s, column(self.index, "questions"))
 
     @property
+    def stands(self) -> Bools:
+        """Which samples were not taken down."""
+        return np.asarray(column(self.index, "length") > 0)
+
+    @property
     def seconds(self) -> npt.NDArray[np.float64]:
         """Audio of each sample as it stands in the corpus."""
         return cast(npt.NDArray[np.float64], column(self.costs, "seconds"))
@@ -120,7 +125,7 @@ def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tupl
                 amount=str(one.amount),
                 available=len(corpus.index) if pool is None else len(pool),
                 available_seconds=round(float((corpus.seconds if pool is None else corpus.seconds[pool]).sum()), 6),
-                spoken=stage.spoken.of(int(corpus.questions[rows].sum())) if stage.spoken else None,
+                spoken=stage.spoken.of(int((corpus.questions * corpus.stands)[rows].sum())) if stage.spoken else None,
                 **_in_its_unit(one.amount.unit, size, asked),
             )
             chosen.append((corpus, ask, rows))

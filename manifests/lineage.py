@@ -252,7 +252,7 @@ class Lineage:
         takes, amount = manifest.stage.takes, manifest.stage.takes[ask.take].amount
         counts = (one for one in manifest.counts if one.corpus == ask.corpus)
         selected = sum(one.selected for one in counts if takes[ask.take].admits(one.language, one.modality))
-        whole = max(1, state.samples)
+        whole = max(1, sum(shard.samples for shard in state.shards))  # rows: what was taken down keeps its rank
         sure = self._current[f"{manifest.model}/{manifest.name}"] and ask.available == whole
         skipped = amount.skipped(ask.available) if amount.unit == "%" else 0
         place = (rank - self._first(state, manifest.seed)) % whole * ask.available // whole - skipped

@@ -30,6 +30,7 @@ from tarsia.manifests.decide import (
     picked,
     seen,
 )
+from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, copies, positions, rounds
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
 from tarsia.schemas.recipe import Context, Pack, Recipe
@@ -102,6 +103,7 @@ class Planned(NamedTuple):
     binding: str
     fill: float
     deviation: Deviation | None
+    kept: int | None  # contexts of the parent that stay, None from scratch
 
     @property
     def rows(self) -> dict[str, str]:
@@ -114,9 +116,18 @@ class Planned(NamedTuple):
 
 
 def plan(
-    recipe: Recipe, name: str, corpora: Sequence[Corpus], prompts: dict[str, int], *, pending_as_text: bool = False
+    recipe: Recipe,
+    name: str,
+    corpora: Sequence[Corpus],
+    prompts: dict[str, int],
+    *,
+    pending_as_text: bool = False,
+    parent: Parent | None = None,
 ) -> Planned:
-    """One stage of a recipe over the corpora of a lake. Raises `Pending` where speech is still undecided."""
+    """One stage of a recipe over the corpora of a lake, from scratch or following a parent that is repaired.
+
+    Raises `Pending` where speech is still undecided.
+    """
     stage, context = recipe.stages[name], recipe.context_of(name)
     selected = [
         decide(corpus, ask, rows, context, prompts, pending_as_text=pending_as_text)
@@ -128,7 +139,7 @@ def plan(
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
     rooms = _rooms(everyone, stage.pack, context.tokens, carried)
     parts = rounds([one.rows for one in selected])
-    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
+    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
     unplaced = _unplaced(everyone, order, rooms)
     del order, position, parts  # each is as long as the stage
     shards, everyone = _used(tars, everyone, rooms.fits)
@@ -145,6 +156,7 @@ def plan(
         binding=filled.binding,
         fill=round(filled.fullness, 9),
         deviation=_deviation(samples),
+        kept=filled.kept,
     )
 
 
@@ -247,7 +259,7 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
-    fits = (tokens <= room) & (units <= (unit_cap or units))
+    fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0)
     return _Rooms(capacity, units, unit_cap, room, fits, fits & ~alone & (tokens <= capacity))
 
 
@@ -267,13 +279,38 @@ class _Filled(NamedTuple):
     bound: int
     binding: str
     fullness: float
+    kept: int | None
 
 
-def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str) -> _Filled:
+def _fill(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str, parent: Parent | None
+) -> _Filled:
+    """All that fits in contexts, with figures of the whole."""
+
+    def filled(rows: Rows) -> tuple[Rows, Rows]:
+        return _contexts(everyone, position, rows, rooms, parts, purpose)
+
+    tokens, kept = column(everyone, "tokens"), None
+    fitting = order[rooms.fits[order]]
+    if parent is None:
+        rows, starts = filled(fitting)
+    else:
+        rows, starts, kept = mend(parent, everyone, rooms.fits, rooms.shares, order, filled)
+    together = order[rooms.shares[order]]
+    units = rooms.units[together] if rooms.unit_cap else None
+    bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
+    shared = int(np.add.reduceat(rooms.shares[rows], starts[:-1]).astype(np.bool_).sum()) if len(rows) else 0
+    fullness = int(tokens[together].sum(dtype=np.int64)) / (shared * rooms.capacity) if shared else 1.0
+    return _Filled(rows, starts, bound + len(fitting) - len(together), binding, fullness, kept)
+
+
+def _contexts(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str
+) -> tuple[Rows, Rows]:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
-    together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
-    members, starts = [together[:0]], [np.zeros(1, np.int64)]
+    together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
+    members, starts, reached = [together[:0]], [np.zeros(1, np.int64)], 0
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
         packing = fill(
@@ -283,12 +320,9 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
             units=rooms.units[mine] if rooms.unit_cap else None,
             unit_cap=rooms.unit_cap,
         )
-        starts.append(packing.starts[1:] + starts[-1][-1])
+        starts.append(packing.starts[1:] + reached)
+        reached += len(mine)
         members.append(mine[packing.members])
-    bound, binding = packing.bound, packing.binding
-    if parts.any():
-        units = rooms.units[together] if rooms.unit_cap else None
-        bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
     begins = np.concatenate(starts)
     packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
@@ -297,8 +331,7 @@ def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, part
     length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
     ends = np.concatenate([[0], np.cumsum(length)])
     inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
-    fullness = int(tokens[together].sum(dtype=np.int64)) / (packs * rooms.capacity) if packs else 1.0
-    return _Filled(rows[np.repeat(first, length) + inside], ends, bound + len(alone), binding, fullness)
+    return rows[np.repeat(first, length) + inside], ends
 
 
 def _seed(purpose: str, part: int) -> int:
@@ -353,12 +386,15 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
     rows = {name: _gathered(everyone[name], over) for name in UNPLACED.names if name != "reason"}
+    lengths = column(everyone, "length")[over].tolist()
     figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), rooms.units[over].tolist(), strict=True)
     reasons = [
-        f"over-long: {tokens} tokens, room for {room}"
+        "taken-down"
+        if not length
+        else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
-        for tokens, room, units in figures
+        for length, (tokens, room, units) in zip(lengths, figures, strict=True)
     ]
     return as_schema(pa.table({**rows, "reason": pa.array(reasons, pa.string())}), UNPLACED)
 

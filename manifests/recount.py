@@ -13,6 +13,7 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.builders.tokens import tokenizer
 from tarsia.manifests.findings import StageTables
+from tarsia.manifests.refollow import check_repair
 from tarsia.manifests.reselect import check_selection, register_scope, register_takes
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import ORDER
@@ -41,6 +42,8 @@ def recount(stage: StageTables, tables: dict[str, pa.Table], store: Store, recip
             check(stage)
     with stage.book.reading(stage.where):
         _check_header(stage, recipe)
+    with stage.book.reading(f"{stage.where} repaired"):
+        check_repair(stage, store)
 
 
 def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> None:
@@ -179,7 +182,7 @@ def _check_samples(stage: StageTables) -> None:
         select s.key, s.corpus::varchar from samples s left join tars t on t.number = s.shard
         left join lake_index i on i.key = s.key and i.corpus = s.corpus::varchar
         where i.key is null or i.path is distinct from t.path or i."offset" is distinct from s."offset"
-           or i.length is distinct from s.length or i.checksum is distinct from s.checksum order by 1
+           or i.length is distinct from s.length or i.checksum is distinct from s.checksum or i.length = 0 order by 1
         """,
         "samples that do not lie where the lake's index has them",
     )
@@ -211,9 +214,11 @@ def _check_rooms(stage: StageTables) -> None:
     stage.book.equal(stage.where, "capacity", manifest.capacity, capacity)
     stage.none(
         """
-        select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy) where not r.placed and
-        case when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
-                                                                          r.tokens, r.room)
+        select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy)
+        join lake_index i on i.key = r.key and i.corpus = r.corpus where not r.placed and
+        case when i.length = 0 then u.reason is distinct from 'taken-down'
+        when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
+                                                                     r.tokens, r.room)
         else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
              or regexp_extract(u.reason, '[0-9]+')::bigint <= $1 end
         order by 1
@@ -295,7 +300,8 @@ def _check_speech(stage: StageTables) -> None:
            where not coalesce(abs(c.seconds - i.seconds - coalesce(said.seconds, 0)) <= 1e-6, false)""",
         "samples with other seconds than their audio and their clips",
     )
-    by_take = "select corpus, take, sum(questions) from chosen join belongs using (corpus, lang, modality) group by all"
+    by_take = """select c.corpus, take, sum(c.questions) from chosen c join belongs using (corpus, lang, modality)
+                 join lake_index i on i.key = c.key and i.corpus = c.corpus where i.length > 0 group by all"""
     counted = {(corpus, take): questions for corpus, take, questions in sql.execute(by_take).fetchall()}
     for ask in manifest.asks:
         share = manifest.stage.spoken

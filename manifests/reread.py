@@ -95,6 +95,10 @@ def _reread_shard(store: Store, shard: Shard, tallies: Sequence["_Tally"], book:
     book.equal(path, "samples in the text", [row["key"] for row in index], [row["key"] for row in text])
     said = {row["key"]: row["conversations"] for row in text}
     for row in index:
+        if not row["length"]:  # taken down
+            silence = [{"from": "human", "value": ""}] * row["questions"]
+            book.equal(f"{path} {row['key']}", "text", said.get(row["key"]), silence)
+            continue
         place = f"{path} {row['key']}"
         with book.reading(place):
             span = data[row["offset"] : row["offset"] + row["length"]]

@@ -4,6 +4,7 @@
     stages/<model>/<stage>/contexts-<digest8>.parquet  one row a context, in training order (CONTEXTS)
     stages/<model>/<stage>/samples-<digest8>.parquet   one row a placed sample, by context and slot (SAMPLES)
     stages/<model>/<stage>/unplaced-<digest8>.parquet  selected but not placed, each with its reason (UNPLACED)
+    stages/<model>/<stage>/parents/<digest32>.json     manifests that were repaired
     stages/<model>/<stage>/shards/<n>-<digest8>.tar    after `tarsia pack`
 
 Three numbers are told apart everywhere: **asked** (what the recipe says), **selected** (what the draw gave) and
@@ -137,8 +138,17 @@ class Packed(Model):
     objects: tuple[Stored, ...]
 
 
+class Repaired(Model):
+    """What a plan follows: it has the same samples in the same contexts, but for those that a change touched."""
+
+    parents: tuple[str, ...]  # digests of manifests, the one from scratch first, the one that was repaired last
+    first: int  # contexts of the one from scratch: the order of an epoch begins with them as it did then
+    before: int  # contexts of the one that was repaired
+    kept: int  # of these: those that stay as they were
+
+
 class Manifest(Model):
-    """One stage, planned."""
+    """One stage, planned: from scratch, or repaired."""
 
     model: str
     name: str
@@ -163,6 +173,7 @@ class Manifest(Model):
     shards: tuple[Stored, ...]  # tars that the rows point into
     tables: dict[str, Stored]  # contexts, samples, unplaced
     rows: dict[str, str]  # logical digest of each table
+    repaired: Repaired | None = None
 
     def ask_of(self, count: Count) -> Ask | None:
         """The ask that a group of samples belongs to: the first of its corpus whose take admits them."""

@@ -1,0 +1,214 @@
+"""Context: what a trainer is handed, and how stored bytes become it: from the shards, or from the packed tars.
+
+Both ways lead to equal contexts. Shards and sidecars need one range a sample and one more for its speech; the tars of
+`tarsia pack` need one a context. Every range is compared with its checksum, and what is not what was written becomes
+`Missing`: the context keeps its number and its place and comes without the sample.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from pydantic import ValidationError
+
+from tarsia.builders.shards import members
+from tarsia.builders.storage import Store
+from tarsia.builders.tables import get_table
+from tarsia.manifests.places import Group, Place, plain
+from tarsia.manifests.ranges import Data, Span
+from tarsia.schemas.errors import Corrupt, NotThere
+from tarsia.schemas.identity import checksum
+from tarsia.schemas.manifest import Manifest, Packed, stage_path
+from tarsia.schemas.sample import Sample
+
+Again = Callable[[Span], Data]
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn)."""
+
+    sample: Sample
+    tokens: int
+    media: dict[str, bytes]
+    heard: dict[int, bytes]
+    slot: int  # its place in the context as planned
+    group: Group
+    questions: int
+    microseconds: int  # of audio at 16 kHz
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A sample that could not be read: where its bytes lie, and what is wrong with them."""
+
+    slot: int
+    key: str
+    path: str
+    offset: int
+    length: int
+    tokens: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One packed context: whole samples in order, under one system prompt (`text`, `image` or `video`)."""
+
+    number: int
+    prompt: str
+    tokens: int  # of the prompt and of the samples that are here
+    samples: tuple[Streamed, ...]
+    missing: tuple[Missing, ...] = ()
+
+
+class Layout(Protocol):
+    """Where contexts lie, and how they are made of what was read there."""
+
+    def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
+        """What must be read of a context."""
+
+    def samples(
+        self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
+        """Its samples, of the bytes of those spans; `again` reads one once more that is not what it should be."""
+
+
+class InShards:
+    """Contexts from the shards and sidecars that the manifest points into."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._url, self._shards = store.url, manifest.shards
+
+    def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
+        """A range a sample, followed by that of its speech."""
+        spans = []
+        for place in places:
+            spans.append(Span(self._shards[place.shard], place.offset, place.length))
+            if place.spoken:
+                spans.append(Span(self._shards[place.speech_shard], place.speech_offset, place.speech_length))
+        return spans
+
+    def samples(
+        self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
+        """Its samples; one whose bytes or whose speech are broken is missing."""
+        turn = 0
+        for slot, place in enumerate(places):
+            mine, turn = turn, turn + 1 + bool(place.spoken)
+            key = place.key.decode()
+            try:
+                media = _members(key, spans[mine], f"sample {key}", place.checksum, parts[mine], again)
+                said = {}
+                if place.spoken:
+                    lying = (spans[mine + 1], f"sample {key}", place.speech_checksum, parts[mine + 1])
+                    said = _members(key, *lying, again)
+                try:
+                    sample = Sample.model_validate_json(media.pop("json"))
+                    for original in [video.original for video in sample.videos if video.original]:
+                        del media[original.member]  # nobody trains on the file that the frames are of
+                    heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
+                except KeyError as missing:
+                    raise _Bad(spans[mine], f"sample {key} has no member {missing}") from None
+                except ValidationError as error:
+                    raise _Bad(spans[mine], f"sample {key}: its JSON is not a sample's: {error}") from None
+            except _Bad as bad:
+                yield bad.missing(self._url, slot, place)
+            else:
+                yield Streamed(
+                    sample, place.tokens, media, heard, slot, place.group, place.questions, place.microseconds
+                )
+
+
+class InPacks:
+    """Contexts from the tars of `tarsia pack`, in training order: one range each."""
+
+    def __init__(self, store: Store, shards: Sequence[Packed]) -> None:
+        self._store, self._shards = store, shards
+        self._firsts = [shard.first for shard in shards]
+        self._places: OrderedDict[int, Any] = OrderedDict()
+
+    def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
+        """The range of the context."""
+        return [self._lies(number)[0]]
+
+    def samples(
+        self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
+        """Its samples; where the range is broken, all of them are missing."""
+        span, expected = spans[0], self._lies(number)[1]
+        try:
+            found = _members(f"{number:08d}", span, f"context {number}", expected, parts[0], again)
+            told = orjson.loads(found.pop("json"))["samples"]
+            if [one["key"] for one in told] != [place.key.decode() for place in places]:
+                raise _Bad(span, f"context {number} holds other samples than the manifest says")
+        except _Bad as bad:
+            for slot, place in enumerate(places):
+                yield bad.missing(self._store.url, slot, place)
+            return
+        media: list[dict[str, bytes]] = [{} for _ in places]
+        for name, data in found.items():
+            media[int(name[:3])][name[4:]] = data
+        for slot, (place, one) in enumerate(zip(places, told, strict=True)):
+            heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
+            yield Streamed(
+                _as_stored(one), place.tokens, media[slot], heard, slot, place.group, place.questions,
+                place.microseconds,
+            )  # fmt: skip
+
+    def _lies(self, number: int) -> tuple[Span, int]:
+        """Where a context lies, and its checksum."""
+        which = bisect_right(self._firsts, number) - 1
+        shard = self._shards[which]
+        if which not in self._places:
+            table = get_table(self._store, shard.objects[1], ("offset", "length", "checksum"), verify=True)
+            self._places[which] = [plain(table[name].combine_chunks()) for name in table.column_names]
+            if len(self._places) > 64:  # a window of contexts may span so many
+                self._places.popitem(last=False)
+        offset, length, expected = (int(column[number - shard.first]) for column in self._places[which])
+        return Span(shard.objects[0], offset, length), expected
+
+
+def packs(store: Store, manifest: Manifest, identity: str) -> list[Packed]:
+    """The packed shards of a stage, if they were made for this very manifest; else none."""
+    try:
+        listing = orjson.loads(store.read(f"{stage_path(manifest.model, manifest.name)}/packed.json"))
+    except NotThere:
+        return []
+    return [Packed.model_validate(one) for one in listing["shards"]] if listing["manifest"] == identity else []
+
+
+class _Bad(Exception):
+    def __init__(self, span: Span, why: str) -> None:
+        self.span, self.why = span, why
+
+    def missing(self, url: str, slot: int, place: Place) -> Missing:
+        stored, offset, length = self.span
+        why = f"{url}/{stored.path}: {self.why}"
+        return Missing(slot, place.key.decode(), stored.path, offset, length, place.tokens, why)
+
+
+def _members(key: str, span: Span, what: str, expected: int, data: Data, again: Again) -> dict[str, bytes]:
+    """The members of a range, once it is what was written."""
+    if checksum(data) != expected:
+        data = again(span)
+        if checksum(data) != expected:
+            raise _Bad(span, f"{what}, {span.length} bytes from byte {span.offset}, is not what was written")
+    try:
+        return dict(members(data, key, span.stored.path))
+    except Corrupt as error:
+        raise _Bad(span, str(error)) from None
+
+
+def _as_stored(told: dict[str, Any]) -> Sample:
+    """A sample's record out of the JSON of a packed context: what is heard is text again."""
+    turns, spoken, question = [], {one["turn"]: one["text"] for one in told["heard"]}, -1
+    for turn in told["conversations"]:
+        question += turn["from"] == "human"
+        heard = turn["from"] == "human" and question in spoken
+        turns.append({"from": turn["from"], "value": spoken[question] if heard else turn["value"]})
+    kept = {name: told[name] for name in ("key", "corpus", "id", "kind", "language", "boxes", "speaker")}
+    return Sample.model_validate({**kept, **told["facts"], "conversations": turns})
