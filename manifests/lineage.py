@@ -116,13 +116,8 @@ class Lineage:
         manifest = load_manifest(self._lake.url, stage)
         if not 0 <= number < manifest.contexts:
             raise NotThere(f"{stage} has {manifest.contexts} contexts, none is {number}")
-        stored = manifest.tables["contexts"]
-        for group in self._groups(stored):
-            context = self._read(stored, group, ("context", "first", "samples"))
-            at = number - context["context"][0].as_py()
-            if 0 <= at < len(context):
-                first, count = context["first"][at].as_py(), context["samples"][at].as_py()
-        rows = self._span(manifest.tables["samples"], first, count)
+        (context,) = self._span(manifest.tables["contexts"], number, 1, ("first", "samples"))
+        rows = self._span(manifest.tables["samples"], context["first"], context["samples"], ("key", "corpus"))
         states = {state.corpus.name: state for state in self._snapshot.corpora}
         return [self._record(states[row["corpus"]], row["key"], only=[manifest]) for row in rows]
 
@@ -282,13 +277,13 @@ class Lineage:
         with self._store.open(stored.path) as file, pq.ParquetFile(file, metadata=self._footer(stored)) as table:
             return table.read_row_group(group, columns=list(columns), use_threads=False)
 
-    def _span(self, stored: Stored, first: int, count: int) -> list[dict[str, Any]]:
-        """Some rows of SAMPLES by their number."""
+    def _span(self, stored: Stored, first: int, count: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Some rows of a table by their number."""
         rows, begin = list[dict[str, Any]](), 0
         for group in self._groups(stored):
             size = self._footer(stored).row_group(group).num_rows
             low, high = max(first - begin, 0), min(first + count - begin, size)
             if low < high:
-                rows += self._read(stored, group, ("key", "corpus")).slice(low, high - low).to_pylist()
+                rows += self._read(stored, group, columns).slice(low, high - low).to_pylist()
             begin += size
         return rows
