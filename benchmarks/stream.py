@@ -57,7 +57,7 @@ def main() -> None:
 def local(folder: Path, peers: Path | None) -> None:
     """CPU time a sample, start and resume."""
     own = [sys.executable, __file__, "--folder", str(folder), "--only"]
-    rows = {name: [*own, name] for name in ("bare ranges", "with checksums", "tarsia, shards", "tarsia, packed")}
+    rows = {name: [*own, name] for name in list(ONLY)[:6]}
     if peers:
         rows |= {
             name: [str(peers), str(ROOT / "benchmarks/peers/stream.py"), name, str(folder)]
@@ -87,14 +87,19 @@ def run(command: list[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def reading(lake: str, *, packed: bool) -> dict[str, float]:
+def reading(lake: str, *, packed: bool, typed: bool = False) -> dict[str, float]:
     began = time.process_time()
     from tarsia.manifests.stream import Stream
 
     batches = iter(Stream(lake, "bench/1", packed=packed))
     next(batches)
     ready = time.process_time()
-    count = sum(len(context.samples) for batch in batches for context in batch.contexts)
+    count = 0
+    for batch in batches:
+        for context in batch.contexts:
+            count += len(context.samples)
+            if typed:
+                assert all(one.sample.key for one in context.samples)
     return {"samples": count, "cpu": time.process_time() - ready, "start": ready - began}
 
 
@@ -169,6 +174,8 @@ ONLY: dict[str, Callable[[str], dict[str, float]]] = {
     "with checksums": lambda lake: ranges(lake, check=True),
     "tarsia, shards": lambda lake: reading(lake, packed=False),
     "tarsia, packed": lambda lake: reading(lake, packed=True),
+    "tarsia, shards, records made": lambda lake: reading(lake, packed=False, typed=True),
+    "tarsia, packed, records made": lambda lake: reading(lake, packed=True, typed=True),
     "start": start,
     "account": account,
     "resume": resume,
@@ -236,13 +243,13 @@ def alone(url: str, *, packed: bool) -> int:
     """The hauls of a stream, read by obstore in as many threads; nothing is looked at."""
     from obstore import get_ranges
 
-    from tarsia.manifests.ranges import HAUL, THREADS, _hauls
+    from tarsia.manifests.ranges import THREADS, _hauls
     from tarsia.manifests.stream import Stream
 
     stream = Stream(url, "bench/1", packed=packed)
     asked = map(stream._ask, range(stream.manifest.contexts))
     store = stream._ranges._store._store  # type: ignore[attr-defined]
-    jobs = [one for haul in _hauls(((one, one.spans) for one in asked), HAUL) for one in haul.asked]
+    jobs = [one for haul in _hauls(((one, one.spans) for one in asked), stream._layout.haul) for one in haul.asked]
     with ThreadPoolExecutor(THREADS) as pool:
         list(
             pool.map(

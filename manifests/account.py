@@ -17,13 +17,14 @@ save in one place, and let one rank of the resumed run go on with the sum while 
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from tarsia.manifests.places import Group
-from tarsia.manifests.stream import Batch, Stream
+from tarsia.manifests.stream import Handed, Stream
 from tarsia.schemas.errors import StorageFault, UserError
 
 FIGURES = ("samples", "questions", "tokens", "microseconds")
@@ -50,22 +51,16 @@ class Account:
         self._edges: dict[tuple[int, int, int, int], Counter[int]] = {}  # by epoch, batch, world, rank
         self._missing: list[tuple[int, int, int, str, str, int]] = []
 
-    def add(self, batch: Batch) -> None:
-        """Notes a batch that the trainer was handed."""
-        step, figures = batch.step, self._figures
+    def add(self, batch: "_Batch") -> None:
+        """Notes a batch that the trainer was handed, of contexts or of tensors."""
+        handed = batch.handed
+        step = handed.step
         _move(self._edges.setdefault((step.epoch, *self._reader), Counter()), ((step.begin, 1), (step.end, -1)))
-        self.contexts += len(batch.contexts)
-        for context in batch.contexts:
-            for one in context.samples:
-                row = figures.get(one.group)
-                if row is None:
-                    row = figures[one.group] = [0, 0, 0, 0]
-                row[0] += 1
-                row[1] += one.questions
-                row[2] += one.tokens
-                row[3] += one.microseconds
-            for lost in context.missing:
-                self._missing.append((step.epoch, context.number, lost.slot, lost.key, lost.path, lost.offset))
+        self.contexts += handed.contexts
+        for group, figures in handed.figures.items():
+            self._count(group, figures)
+        for context, lost in handed.missing:
+            self._missing.append((step.epoch, context, lost.slot, lost.key, lost.path, lost.offset))
 
     def __add__(self, other: "Account") -> "Account":
         """Both together; in any order, the sum is the same."""
@@ -143,10 +138,18 @@ class Account:
                 key = (part["epoch"], part["batch"], part["world"], rank)
                 _move(self._edges.setdefault(key, Counter()), part["edges"])
         for row in state["figures"]:
-            figures = self._figures.setdefault(Group(*(row[name] for name in Group._fields)), [0, 0, 0, 0])
-            for which, name in enumerate(FIGURES):
-                figures[which] += row[name]
+            self._count(Group(*(row[name] for name in Group._fields)), [row[name] for name in FIGURES])
         self._missing += [tuple(one[name] for name in _MISSING) for one in state["missing"]]
+
+    def _count(self, group: Group, figures: Sequence[int]) -> None:
+        sums = self._figures.setdefault(group, [0, 0, 0, 0])
+        for which, figure in enumerate(figures):
+            sums[which] += figure
+
+
+class _Batch(Protocol):
+    @property
+    def handed(self) -> Handed: ...
 
 
 _MISSING = ("epoch", "context", "slot", "key", "path", "offset")

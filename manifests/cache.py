@@ -16,9 +16,10 @@ A block that a power cut spoilt is found by the checksum of the sample read from
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -30,6 +31,14 @@ LOCKS = 64  # blocks of which as many are made at once
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 Fetch = Callable[[int, int], memoryview]  # offset and length of the object
+
+
+class Asked(NamedTuple):
+    """What ranges ask of one block: which of them ask, and from where to where in the block."""
+
+    number: int
+    askers: list[int]
+    spans: list[tuple[int, int]]
 
 
 class Cache:
@@ -49,27 +58,28 @@ class Cache:
 
     def read(self, stored: Stored, ranges: Sequence[tuple[int, int]], fetch: Fetch) -> list[bytes]:
         """Ranges of an object, as far as it reaches; blocks that are not there are fetched, once a node."""
-        found: list[list[bytes]] = [[] for _ in ranges]
-        wanted: dict[int, list[int]] = {}
+        asked = self.blocks(ranges)
+        return assembled(len(ranges), asked, [self.pieces(stored, one, fetch) for one in asked])
+
+    def blocks(self, ranges: Sequence[tuple[int, int]]) -> "list[Asked]":
+        """What ranges ask of each block, so that blocks may be fetched beside each other."""
+        wanted: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
         for which, (offset, length) in enumerate(ranges):
             for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
-                wanted.setdefault(block, []).append(which)
-        for block, askers in sorted(wanted.items()):
-            begin = block * BLOCK
-            spans = []
-            for which in askers:
-                offset, length = ranges[which]
+                askers, spans = wanted.setdefault(block, ([], []))
+                begin = block * BLOCK
+                askers.append(which)
                 spans.append((max(offset - begin, 0), min(offset + length - begin, BLOCK)))
-            for which, piece in zip(askers, self._pieces(stored, block, spans, fetch), strict=True):
-                found[which].append(piece)
-        return [b"".join(pieces) for pieces in found]
+        return [Asked(block, askers, spans) for block, (askers, spans) in sorted(wanted.items())]
 
     def forget(self, stored: Stored, offset: int, length: int) -> None:
         """Drops the blocks of a range: they are not what the object holds."""
         for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
             self._path(stored, block).unlink(missing_ok=True)
 
-    def _pieces(self, stored: Stored, block: int, spans: Sequence[tuple[int, int]], fetch: Fetch) -> list[bytes]:
+    def pieces(self, stored: Stored, asked: "Asked", fetch: Fetch) -> list[bytes]:
+        """What is asked of a block, which is fetched if it is not there."""
+        block, spans = asked.number, asked.spans
         path = self._path(stored, block)
         size = min(BLOCK, stored.bytes - block * BLOCK)
         pieces = _read(path, size, spans)
@@ -132,6 +142,15 @@ class Cache:
             yield lock
         finally:
             os.close(lock)
+
+
+def assembled(ranges: int, asked: Sequence[Asked], answers: Iterable[Sequence[bytes]]) -> list[bytes]:
+    """So many ranges, put together of what their blocks gave."""
+    found: list[list[bytes]] = [[] for _ in range(ranges)]
+    for one, pieces in zip(asked, answers, strict=True):
+        for which, piece in zip(one.askers, pieces, strict=True):
+            found[which].append(piece)
+    return [pieces[0] if len(pieces) == 1 else b"".join(pieces) for pieces in found]
 
 
 def _read(path: Path, size: int, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -18,18 +19,37 @@ from tarsia.builders.shards import members
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.places import Group, Place, plain
-from tarsia.manifests.ranges import Data, Span
+from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
 from tarsia.schemas.manifest import Manifest, Packed, stage_path
 from tarsia.schemas.sample import Sample
+from tarsia.schemas.shard import Stored
 
 Again = Callable[[Span], Data]
 
 
+class _Lazy:
+    """What a sample's record is made by, out of its JSON, when it is first asked for: that costs more than reading."""
+
+    __slots__ = ("_make",)
+
+    _make: Callable[[], Sample]
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "sample":
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        sample = self._make()
+        object.__setattr__(self, "sample", sample)
+        return sample
+
+
 @dataclass(frozen=True, slots=True)
-class Streamed:
-    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn)."""
+class Streamed(_Lazy):
+    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn).
+
+    A streamed one has read its JSON and makes the record of it on first use: `Corrupt` if it is not a sample's.
+    """
 
     sample: Sample
     tokens: int
@@ -39,6 +59,23 @@ class Streamed:
     group: Group
     questions: int
     microseconds: int  # of audio at 16 kHz
+
+    @classmethod
+    def of(
+        cls, make: Callable[[], Sample], place: Place, slot: int, media: dict[str, bytes], heard: dict[int, bytes]
+    ) -> "Streamed":
+        """A placed sample whose record is made when it is asked for."""
+        one = cls.__new__(cls)
+        keep = object.__setattr__
+        keep(one, "_make", make)
+        keep(one, "tokens", place.tokens)
+        keep(one, "media", media)
+        keep(one, "heard", heard)
+        keep(one, "slot", slot)
+        keep(one, "group", place.group)
+        keep(one, "questions", place.questions)
+        keep(one, "microseconds", place.microseconds)
+        return one
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +105,8 @@ class Context:
 class Layout(Protocol):
     """Where contexts lie, and how they are made of what was read there."""
 
+    haul: int  # bytes that are best asked for together
+
     def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
         """What must be read of a context."""
 
@@ -79,6 +118,8 @@ class Layout(Protocol):
 
 class InShards:
     """Contexts from the shards and sidecars that the manifest points into."""
+
+    haul = SCATTERED
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._url, self._shards = store.url, manifest.shards
@@ -107,39 +148,41 @@ class InShards:
                     lying = (spans[mine + 1], f"sample {key}", place.speech_checksum, parts[mine + 1])
                     said = _members(key, *lying, again)
                 try:
-                    sample = Sample.model_validate_json(media.pop("json"))
-                    for original in [video.original for video in sample.videos if video.original]:
-                        del media[original.member]  # nobody trains on the file that the frames are of
+                    told = orjson.loads(media.pop("json"))
+                    for video in told["videos"]:
+                        if video["original"]:
+                            del media[video["original"]["member"]]  # nobody trains on the file that the frames are of
                     heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
                 except KeyError as missing:
                     raise _Bad(spans[mine], f"sample {key} has no member {missing}") from None
-                except ValidationError as error:
+                except orjson.JSONDecodeError as error:
                     raise _Bad(spans[mine], f"sample {key}: its JSON is not a sample's: {error}") from None
             except _Bad as bad:
                 yield bad.missing(self._url, slot, place)
             else:
-                yield Streamed(
-                    sample, place.tokens, media, heard, slot, place.group, place.questions, place.microseconds
-                )
+                yield Streamed.of(partial(record, told), place, slot, media, heard)
 
 
 class InPacks:
     """Contexts from the tars of `tarsia pack`, in training order: one range each."""
 
+    haul = HAUL
+
     def __init__(self, store: Store, shards: Sequence[Packed]) -> None:
         self._store, self._shards = store, shards
         self._firsts = [shard.first for shard in shards]
-        self._places: OrderedDict[int, Any] = OrderedDict()
+        self._places: OrderedDict[int, list[list[int]]] = OrderedDict()
 
     def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
         """The range of the context."""
-        return [self._lies(number)[0]]
+        stored, (offset, length, _) = self._lies(number)
+        return [Span(stored, offset, length)]
 
     def samples(
         self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
     ) -> Iterator[Streamed | Missing]:
         """Its samples; where the range is broken, all of them are missing."""
-        span, expected = spans[0], self._lies(number)[1]
+        span, (_, _, expected) = spans[0], self._lies(number)[1]
         try:
             found = _members(f"{number:08d}", span, f"context {number}", expected, parts[0], again)
             told = orjson.loads(found.pop("json"))["samples"]
@@ -154,22 +197,20 @@ class InPacks:
             media[int(name[:3])][name[4:]] = data
         for slot, (place, one) in enumerate(zip(places, told, strict=True)):
             heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
-            yield Streamed(
-                _as_stored(one), place.tokens, media[slot], heard, slot, place.group, place.questions,
-                place.microseconds,
-            )  # fmt: skip
+            yield Streamed.of(partial(_as_stored, one), place, slot, media[slot], heard)
 
-    def _lies(self, number: int) -> tuple[Span, int]:
-        """Where a context lies, and its checksum."""
+    def _lies(self, number: int) -> tuple[Stored, tuple[int, int, int]]:
+        """The tar of a context, where in it that lies (offset, length), and its checksum."""
         which = bisect_right(self._firsts, number) - 1
         shard = self._shards[which]
         if which not in self._places:
             table = get_table(self._store, shard.objects[1], ("offset", "length", "checksum"), verify=True)
-            self._places[which] = [plain(table[name].combine_chunks()) for name in table.column_names]
+            self._places[which] = [plain(table[name].combine_chunks()).tolist() for name in table.column_names]
             if len(self._places) > 64:  # a window of contexts may span so many
                 self._places.popitem(last=False)
-        offset, length, expected = (int(column[number - shard.first]) for column in self._places[which])
-        return Span(shard.objects[0], offset, length), expected
+        row = number - shard.first
+        offsets, lengths, checksums = self._places[which]
+        return shard.objects[0], (offsets[row], lengths[row], checksums[row])
 
 
 def packs(store: Store, manifest: Manifest, identity: str) -> list[Packed]:
@@ -203,6 +244,14 @@ def _members(key: str, span: Span, what: str, expected: int, data: Data, again: 
         raise _Bad(span, str(error)) from None
 
 
+def record(told: dict[str, Any]) -> Sample:
+    """A sample's record out of its JSON; `Corrupt` if that is another's."""
+    try:
+        return Sample.model_validate(told)
+    except ValidationError as error:
+        raise Corrupt(f"sample {told.get('key')}: its JSON is not a sample's: {error}") from None
+
+
 def _as_stored(told: dict[str, Any]) -> Sample:
     """A sample's record out of the JSON of a packed context: what is heard is text again."""
     turns, spoken, question = [], {one["turn"]: one["text"] for one in told["heard"]}, -1
@@ -211,4 +260,4 @@ def _as_stored(told: dict[str, Any]) -> Sample:
         heard = turn["from"] == "human" and question in spoken
         turns.append({"from": turn["from"], "value": spoken[question] if heard else turn["value"]})
     kept = {name: told[name] for name in ("key", "corpus", "id", "kind", "language", "boxes", "speaker")}
-    return Sample.model_validate({**kept, **told["facts"], "conversations": turns})
+    return record({**kept, **told["facts"], "conversations": turns})

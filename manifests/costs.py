@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tarsia.builders.audio import resampled_length
-from tarsia.builders.chat import as_answered, state_after, turn_tokens
+from tarsia.builders.chat import as_met, state_after, turn_tokens
 from tarsia.builders.speech import SPEAKABLE_RULES, unspeakable
 from tarsia.builders.tokens import (
     Tokenizer,
@@ -46,7 +46,7 @@ INDEX_COLUMNS = ("key", "kind", "language", "questions", "images", "audios", "vi
 
 def settings_digest(context: Context) -> str:
     """The identity of everything that costs depend on, the bytes of the vocabulary included, 16 hex digits."""
-    fields = context.model_dump(mode="json", exclude={"tokens", "prompt", "positions", "tokenizer"})
+    fields = context.model_dump(mode="json", exclude={"tokens", "prompt", "positions", "tokenizer", "guide"})
     return digest_of([FORMAT, SPEAKABLE_RULES, fields, words_of(context).digest])[:16]
 
 
@@ -63,7 +63,8 @@ def count(index: pa.Table, text: pa.Table, context: Context) -> pa.Table:
         if not facts["length"]:
             rows.append(_taken_down(facts))
             continue
-        turns = as_answered([Turn.model_validate(turn) for turn in said["conversations"]], context)
+        turns = [Turn.model_validate(turn) for turn in said["conversations"]]
+        turns = as_met(turns, facts["kind"], facts["language"], context)
         media = media_costs(facts, context)
         media["audio_tokens"] += _markers(turns, facts, context)
         rows.append({"key": facts["key"], **_text_costs(turns, facts, context, words), **media})

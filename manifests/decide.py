@@ -237,12 +237,15 @@ def decide(
     tokens = _read(costs) + hearing.tokens
     if context.prompt == "sample":
         tokens += seen(picked(corpus.index, rows), prompts)
+    audio = (column(costs, "audio_tokens") + hearing.audio).astype(np.int32)
+    if context.guide:
+        tokens += context.guide * (audio > 0)
     return Selected(
         corpus,
         ask,
         rows,
         tokens.astype(np.int32),
-        (column(costs, "audio_tokens") + hearing.audio).astype(np.int32),
+        audio,
         column(costs, "seconds") + hearing.samples16 / 16_000,
         hearing,
     )

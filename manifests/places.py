@@ -6,8 +6,10 @@ order, so as many groups are kept as hold one.
 """
 
 import io
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -89,7 +91,7 @@ class Rows:
         self, store: Store, stored: Stored, columns: tuple[str, ...], convert: Convert, *, keep: int = 2
     ) -> None:
         self._store, self._stored, self._columns, self._convert, self._keep = store, stored, columns, convert, keep
-        self._ends: npt.NDArray[np.int64] | None = None
+        self._ends: list[int] | None = None
         self._groups: OrderedDict[int, Records] = OrderedDict()
 
     def rows(self, first: int, count: int) -> list[tuple[Any, ...]]:
@@ -97,14 +99,14 @@ class Rows:
         if self._ends is None:
             self._open(None)
         assert self._ends is not None
-        if first < 0 or first + count > (int(self._ends[-1]) if len(self._ends) else 0):
+        if first < 0 or first + count > (self._ends[-1] if self._ends else 0):
             raise Corrupt(f"{self._store.url}/{self._stored.path} has no row {first + count - 1}")
         found: list[tuple[Any, ...]] = []
         while count > 0:
-            group = int(self._ends.searchsorted(first, side="right"))
+            group = bisect_right(self._ends, first)
             if group not in self._groups:
                 self._open(group)
-            begin = first - (int(self._ends[group - 1]) if group else 0)
+            begin = first - (self._ends[group - 1] if group else 0)
             part = self._groups[group][begin : begin + count].tolist()
             found += part
             first, count = first + len(part), count - len(part)
@@ -115,7 +117,7 @@ class Rows:
         try:
             with self._opened() as file, pq.ParquetFile(file, page_checksum_verification=True) as table:
                 sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
-                self._ends = np.cumsum(sizes, dtype=np.int64)
+                self._ends = list(accumulate(sizes))
                 if group is not None:
                     read = table.read_row_group(group, columns=list(self._columns)).combine_chunks()
                     columns = zip(read.column_names, read.columns, strict=True)

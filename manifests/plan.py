@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from tarsia.builders.packing import fill, lower_bound
+from tarsia.builders.buckets import bucket, fewest
+from tarsia.builders.packing import Packing, fill, lower_bound
 from tarsia.builders.tables import ROWS, as_schema, columns_digest, rows_digest
 from tarsia.manifests.decide import (
     Bools,
@@ -32,11 +33,14 @@ from tarsia.manifests.decide import (
 )
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, copies, positions, rounds
+from tarsia.schemas.identity import redraws
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
 from tarsia.schemas.recipe import Context, Pack, Recipe
 from tarsia.schemas.shard import Stored
 
 PROMPTS = ("text", "image", "video")
+
+LOT = 100_000  # samples of a window, which share contexts; the windows of a stage come in an order of its own
 
 Floats = npt.NDArray[np.float64]
 
@@ -102,6 +106,7 @@ class Planned(NamedTuple):
     bound: int
     binding: str
     fill: float
+    padding: float | None
     deviation: Deviation | None
     kept: int | None  # contexts of the parent that stay, None from scratch
 
@@ -144,17 +149,19 @@ def plan(
     del order, position, parts  # each is as long as the stage
     shards, everyone = _used(tars, everyone, rooms.fits)
     samples = Placed(everyone, filled.rows, filled.starts)
+    contexts = _context_table(samples, context, carried, batched=rooms.longest is not None)
     return Planned(
         asks=tuple(one.ask for one in selected),
         counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=_group)),
         shards=shards,
-        contexts=_context_table(samples, context, carried),
+        contexts=contexts,
         samples=samples,
         unplaced=unplaced,
         capacity=rooms.capacity,
         bound=filled.bound,
         binding=filled.binding,
         fill=round(filled.fullness, 9),
+        padding=_padding(contexts) if rooms.longest is not None else None,
         deviation=_deviation(samples),
         kept=filled.kept,
     )
@@ -239,7 +246,10 @@ def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
 
 
 class _Rooms(NamedTuple):
-    """What room each sample finds. A context that is shared leaves `capacity` tokens beside its system prompt."""
+    """What room each sample finds. A context that is shared leaves `capacity` tokens beside its system prompt.
+
+    Lengths and `longest` are microseconds of sound, of a batch by seconds with its padding.
+    """
 
     capacity: int
     units: Int32s  # tiles and frames
@@ -247,6 +257,9 @@ class _Rooms(NamedTuple):
     room: Int32s  # tokens of a context of the sample's own
     fits: Bools
     shares: Bools  # a context with others
+    lengths: Rows
+    longest: int | None
+    most: int  # samples of a batch
 
 
 def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int]) -> _Rooms:
@@ -255,12 +268,18 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
     units = column(everyone, "tiles") + column(everyone, "frames")
     room = budget - seen(everyone, carried)
     alone = np.full(len(tokens), pack is None)
-    for name in pack.alone if pack else ():
+    longest = round(pack.seconds * 1_000_000) if pack and pack.seconds else None
+    for name in pack.alone if pack and longest is None else ():
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
     fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0)
-    return _Rooms(capacity, units, unit_cap, room, fits, fits & ~alone & (tokens <= capacity))
+    lengths = np.empty(0, np.int64)
+    if longest is not None:
+        lengths = np.rint(column(everyone, "seconds") * 1_000_000).astype(np.int64)
+        fits &= (lengths > 0) & (lengths <= longest)
+    shares = fits & ~alone & (tokens <= capacity)
+    return _Rooms(capacity, units, unit_cap, room, fits, shares, lengths, longest, pack.samples if pack else 1)
 
 
 def _holds(samples: pa.Table | Placed, name: str) -> Bools:
@@ -297,10 +316,10 @@ def _fill(
     else:
         rows, starts, kept = mend(parent, everyone, rooms.fits, rooms.shares, order, filled)
     together = order[rooms.shares[order]]
-    units = rooms.units[together] if rooms.unit_cap else None
-    bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
+    bound, binding = _bound(together, tokens, rooms)
     shared = int(np.add.reduceat(rooms.shares[rows], starts[:-1]).astype(np.bool_).sum()) if len(rows) else 0
-    fullness = int(tokens[together].sum(dtype=np.int64)) / (shared * rooms.capacity) if shared else 1.0
+    sizes, room = (tokens, rooms.capacity) if rooms.longest is None else (rooms.lengths, rooms.longest)
+    fullness = int(sizes[together].sum(dtype=np.int64)) / (shared * room) if shared else 1.0
     return _Filled(rows, starts, bound + len(fitting) - len(together), binding, fullness, kept)
 
 
@@ -311,27 +330,56 @@ def _contexts(
     tokens = column(everyone, "tokens")
     together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
     members, starts, reached = [together[:0]], [np.zeros(1, np.int64)], 0
+    of_pack = list[Rows]()  # the part of each packed context
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
-        packing = fill(
-            tokens[mine],
-            rooms.capacity,
-            seed=_seed(purpose, part),
-            units=rooms.units[mine] if rooms.unit_cap else None,
-            unit_cap=rooms.unit_cap,
-        )
+        packing = _packed(mine, tokens, rooms, _seed(purpose, part))
         starts.append(packing.starts[1:] + reached)
         reached += len(mine)
         members.append(mine[packing.members])
+        of_pack.append(np.full(len(packing.starts) - 1, part, np.int64))
     begins = np.concatenate(starts)
     packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
     rows = np.concatenate([*members, alone])
+    in_parts = np.concatenate([*of_pack, parts[alone]])[sequence]
+    sequence = sequence[_by_lot(in_parts, len(rows), _seed(purpose, 0))]
     first = np.concatenate([begins[:-1], len(together) + np.arange(len(alone))])[sequence]
     length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
     ends = np.concatenate([[0], np.cumsum(length)])
     inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
     return rows[np.repeat(first, length) + inside], ends
+
+
+def _packed(mine: Rows, tokens: Int32s, rooms: _Rooms, seed: int) -> Packing:
+    """Contexts filled with tokens, or batches of samples that last alike."""
+    if rooms.longest is not None:
+        return bucket(rooms.lengths[mine], rooms.longest, rooms.most, seed=seed, window=LOT)
+    units = rooms.units[mine] if rooms.unit_cap else None
+    return fill(tokens[mine], rooms.capacity, seed=seed, units=units, unit_cap=rooms.unit_cap, window=LOT)
+
+
+def _bound(mine: Rows, tokens: Int32s, rooms: _Rooms) -> tuple[int, str]:
+    if rooms.longest is not None:
+        return fewest(rooms.lengths[mine], rooms.longest, rooms.most)
+    return lower_bound(tokens[mine], rooms.capacity, rooms.units[mine] if rooms.unit_cap else None, rooms.unit_cap)
+
+
+def _by_lot(parts: Rows, samples: int, seed: int) -> Rows:
+    """Contexts with their windows in the order of a draw, inside each part of the stage.
+
+    Stages of one seed take of the same arcs; so they do not go through them in the same order.
+    """
+    numbers = np.arange(max(1, round(samples / LOT)), dtype=np.uint64)
+    draws = redraws(np.full(len(numbers), seed, np.uint64), "order of windows", numbers)
+    window = np.arange(len(parts)) * len(numbers) // max(1, len(parts))
+    return np.lexsort((draws[window], parts))
+
+
+def _padding(contexts: pa.Table) -> float:
+    """By how much batches are longer than what is in them."""
+    placed = float(column(contexts, "seconds").sum())
+    return round(float(column(contexts, "padded_seconds").sum()) / placed - 1, 9) if placed else 0.0
 
 
 def _seed(purpose: str, part: int) -> int:
@@ -386,20 +434,26 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
     rows = {name: _gathered(everyone[name], over) for name in UNPLACED.names if name != "reason"}
-    lengths = column(everyone, "length")[over].tolist()
-    figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), rooms.units[over].tolist(), strict=True)
+    figures = zip(
+        column(everyone, "length")[over].tolist(), rows["tokens"].to_pylist(), rooms.room[over].tolist(),
+        rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
+    )  # fmt: skip
     reasons = [
         "taken-down"
         if not length
         else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
-        for length, (tokens, room, units) in zip(lengths, figures, strict=True)
+        if rooms.unit_cap is not None and units > rooms.unit_cap
+        else f"over-lasting: {seconds:.3f} seconds, room for {(rooms.longest or 0) / 1e6:.3f}"
+        if seconds
+        else "silent: no sound to be batched by"
+        for length, tokens, room, units, seconds in figures
     ]
     return as_schema(pa.table({**rows, "reason": pa.array(reasons, pa.string())}), UNPLACED)
 
 
-def _context_table(samples: Placed, context: Context, carried: dict[str, int]) -> pa.Table:
+def _context_table(samples: Placed, context: Context, carried: dict[str, int], *, batched: bool) -> pa.Table:
     """CONTEXTS, from the samples in training order."""
     begins, size = samples.starts[:-1], np.diff(samples.starts)
 
@@ -418,7 +472,10 @@ def _context_table(samples: Placed, context: Context, carried: dict[str, int]) -
         "first": begins,
         **{name: sums(name) for name in ("tiles", "frames", "audio_tokens", "seconds")},
         "tokens": sums("tokens") + np.array([carried[name] for name in PROMPTS], np.int32)[number],
+        "padded_seconds": _nulls(len(size), pa.float64()),
     }
+    if batched and len(begins):
+        columns["padded_seconds"] = np.maximum.reduceat(column(samples, "seconds"), begins) * size
     return pa.table([columns[field.name] for field in CONTEXTS], CONTEXTS)
 
 

@@ -2,26 +2,30 @@
 
 On a local folder a range is one `pread` of a file that stays open, and the system is told what comes next, so that it
 reads ahead into its own memory. From a bucket, threads read ahead within `prefetch` bytes: what is wanted next is
-gathered into **hauls** of a few MiB, and near ranges of a haul become one request. Ranges arrive in the order they were
-wanted, whatever the order of the answers. Retries, with backoff, are the store's.
+gathered into **hauls** of several MiB, and near ranges of a haul become one request; through a cache, its blocks come
+beside each other. Ranges arrive in the order they were wanted, whatever the order of the answers. Retries, with
+backoff, are the store's.
 """
 
 import os
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from tarsia.builders.storage import Store
-from tarsia.manifests.cache import BLOCK, Cache
+from tarsia.manifests.cache import BLOCK, Cache, assembled
 from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.shard import Stored
 
 T = TypeVar("T")
 Data = bytes | memoryview
+Answer = Callable[[], list[Data]]
 
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
-HAUL = 4 << 20  # bytes: one request's worth, where neighbours are wanted
+HAUL = 4 << 20  # bytes: one request's worth, where what is wanted next lies next
+SCATTERED = 16 << 20  # bytes: a haul of what lies about, so that more of it turns out to be neighbours
 GAP = 128 << 10  # bytes: rather read than a request of its own
 ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
@@ -42,7 +46,7 @@ class Ranges:
 
     def __init__(self, store: Store, cache: Cache | None = None) -> None:
         self._store, self._cache = store, cache
-        self._files: OrderedDict[str, BinaryIO] | None = OrderedDict() if "://" not in store.url and not cache else None
+        self._files: dict[str, BinaryIO] | None = {} if "://" not in store.url and not cache else None
 
     def read(self, span: Span) -> Data:
         """One span, now; what the object does not hold is missing at its end."""
@@ -56,11 +60,16 @@ class Ranges:
             self._cache.forget(*span)
         return self._store.read_ranges(span.stored.path, [(span.offset, span.length)])[0]
 
-    def ahead(self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int) -> Iterator[tuple[T, list[Data]]]:
-        """What is wanted, each with its spans read; at most `prefetch` bytes are held before they are asked for."""
+    def ahead(
+        self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int, haul: int = HAUL
+    ) -> Iterator[tuple[T, list[Data]]]:
+        """What is wanted, each with its spans read; at most `prefetch` bytes are held before they are asked for.
+
+        `haul`: bytes that are gathered before they are asked for together, at most a quarter of `prefetch`.
+        """
         if self._files is not None:
             return self._ahead_here(wanted, min(prefetch, ADVISED))
-        return self._ahead_there(wanted, prefetch)
+        return self._ahead_there(wanted, prefetch, max(1, min(haul, prefetch // 4)))
 
     # --- from a folder ----------------------------------------------------------------------------------------------
 
@@ -68,36 +77,35 @@ class Ranges:
         coming: deque[tuple[T, Sequence[Span], int]] = deque()
         told = 0
         for item, spans in wanted:
-            size = sum(span.length for span in spans)
-            while coming and told + size > ahead:
-                told -= coming[0][2]
-                yield self._here(*coming.popleft())
-            for span in spans:
-                _advise(self._file(span.stored.path), span)
+            size = 0
+            for stored, offset, length in spans:
+                _advise(self._file(stored.path), offset, length)
+                size += length
             coming.append((item, spans, size))
             told += size
-        while coming:
-            yield self._here(*coming.popleft())
-
-    def _here(self, item: T, spans: Sequence[Span], _: int) -> tuple[T, list[Data]]:
-        return item, [self._pread(span) for span in spans]
+            while told > ahead:
+                due, parts, size = coming.popleft()
+                told -= size
+                yield due, [self._pread(part) for part in parts]
+        for due, parts, _ in coming:
+            yield due, [self._pread(part) for part in parts]
 
     def _pread(self, span: Span) -> bytes:
+        stored, offset, length = span
         try:
-            return os.pread(self._file(span.stored.path).fileno(), span.length, span.offset)
+            return os.pread(self._file(stored.path), length, offset)
         except OSError as error:
-            raise StorageFault(f"cannot read '{span.stored.path}' in {self._store.url}: {error.strerror}") from error
+            raise StorageFault(f"cannot read '{stored.path}' in {self._store.url}: {error.strerror}") from error
 
-    def _file(self, path: str) -> BinaryIO:
+    def _file(self, path: str) -> int:
+        """The descriptor of an object's file; of those that are open the one opened first is closed for another."""
         files = self._files
         assert files is not None
-        if path in files:
-            files.move_to_end(path)
-        else:
+        if path not in files:
+            if len(files) >= OPEN:
+                files.pop(next(iter(files))).close()
             files[path] = self._store.open(path)
-            if len(files) > OPEN:
-                files.popitem(last=False)[1].close()
-        return files[path]
+        return files[path].fileno()
 
     def __del__(self) -> None:
         for file in (self._files or {}).values():
@@ -105,27 +113,41 @@ class Ranges:
 
     # --- from a bucket, or through a cache --------------------------------------------------------------------------
 
-    def _ahead_there(self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int) -> Iterator[tuple[T, list[Data]]]:
-        hauls = _hauls(wanted, max(1, min(HAUL, prefetch // 8)))
-        coming: deque[tuple[_Haul[T], list[Future[list[Data]]]]] = deque()
+    def _ahead_there(
+        self, wanted: Iterable[tuple[T, Sequence[Span]]], prefetch: int, haul_bytes: int
+    ) -> Iterator[tuple[T, list[Data]]]:
+        hauls = _hauls(wanted, haul_bytes)
+        coming: deque[tuple[_Haul[T], list[Answer]]] = deque()
         held, more = 0, next(hauls, None)
         threads = max(2, min(THREADS, prefetch // BLOCK)) if self._cache else THREADS
         pool = ThreadPoolExecutor(threads, "tarsia-read")
         try:
             while more or coming:
                 while more and (not coming or held + more.bytes <= prefetch):
-                    coming.append((more, [pool.submit(self._read, *asked) for asked in more.asked]))
+                    coming.append((more, [self._submitted(pool, *asked) for asked in more.asked]))
                     held += more.bytes
                     more = next(hauls, None)
                 haul, answers = coming.popleft()
-                yield from haul.given([answer.result() for answer in answers])
+                yield from haul.given([answer() for answer in answers])
                 held -= haul.bytes
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _submitted(self, pool: ThreadPoolExecutor, stored: Stored, ranges: Sequence[tuple[int, int]]) -> Answer:
+        """Ranges of an object on their way; through a cache its blocks come beside each other."""
+        cache = self._cache
+        if not cache:
+            return pool.submit(self._read, stored, ranges).result
+        asked = cache.blocks(ranges)
+        jobs = [pool.submit(cache.pieces, stored, one, partial(self._fetch, stored)) for one in asked]
+        return lambda: list(assembled(len(ranges), asked, [job.result() for job in jobs]))
+
+    def _fetch(self, stored: Stored, offset: int, length: int) -> memoryview:
+        return self._store.read_ranges(stored.path, [(offset, length)])[0]
+
     def _read(self, stored: Stored, ranges: Sequence[tuple[int, int]]) -> list[Data]:
         if self._cache:
-            return list(self._cache.read(stored, ranges, lambda *one: self._store.read_ranges(stored.path, [one])[0]))
+            return list(self._cache.read(stored, ranges, partial(self._fetch, stored)))
         found: list[Data] = [b""] * len(ranges)
         joined = join(ranges)
         answers = self._store.read_ranges(stored.path, [(one.begin, one.end - one.begin) for one in joined])
@@ -195,7 +217,7 @@ def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_
         yield _Haul(gathered)
 
 
-def _advise(file: BinaryIO, span: Span) -> None:
+def _advise(file: int, offset: int, length: int) -> None:
     """Tells the system that a range will be wanted, where it listens."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), span.offset, span.length, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)

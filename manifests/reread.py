@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from tarsia.builders.audio import resampled_length
-from tarsia.builders.chat import Medium, as_answered, ids_of, pieces, prompt_of, state_after, system
+from tarsia.builders.chat import Medium, as_met, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.images import read_image
 from tarsia.builders.shards import members
 from tarsia.builders.speech import unspeakable
@@ -234,7 +234,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
     text = sum(len(ids_of(words, piece)) for piece in rendered)
     seen = frames = audio = turn_number = 0
     seconds, state = 0.0, ""
-    for turn in as_answered(sample.conversations, context):
+    for turn in as_met(sample.conversations, sample.kind, sample.language, context):
         spoken, sounds = turn.speaker == "human" and turn_number in heard, []
         for piece in pieces(turn, spoken=spoken, state=state):
             text += len(ids_of(words, piece))
@@ -253,6 +253,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
             noise = sample.kind is Kind.NOISE
             state = state_after(turn, spoken=spoken, noise=noise, states=context.states)
             turn_number += 1
+    text += context.guide if audio else 0
     return Cost(text + TILE_TOKENS * (seen + frames) + audio, seen, frames, audio, seconds)
 
 

@@ -21,14 +21,23 @@ from tarsia.builders.lake import Lake
 from tarsia.manifests.cache import Cache
 from tarsia.manifests.context import Context, InPacks, InShards, Layout, Missing, Streamed, packs
 from tarsia.manifests.order import Order, Step, share, steps
-from tarsia.manifests.places import Placed, Places
+from tarsia.manifests.places import Group, Placed, Places
 from tarsia.manifests.ranges import PREFETCH, Data, Ranges, Span
 from tarsia.schemas.errors import Corrupt, NotThere, UserError
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.manifest import Manifest, stage_path
 
-__all__ = ["Batch", "Cache", "Context", "Missing", "Stream", "Streamed", "load_manifest", "manifest_digest"]
+__all__ = ["Batch", "Cache", "Context", "Handed", "Missing", "Stream", "Streamed", "load_manifest", "manifest_digest"]
+
+
+class Handed(NamedTuple):
+    """What an account wants to know of a batch: a few numbers, which stay with it when it becomes tensors."""
+
+    step: Step
+    contexts: int
+    figures: dict[Group, list[int]]  # samples, questions, tokens and microseconds of audio
+    missing: tuple[tuple[int, Missing], ...]  # by the number of their context
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,22 @@ class Batch:
     contexts: tuple[Context, ...]
     state: dict[str, Any]
     step: Step
+
+    @property
+    def handed(self) -> Handed:
+        """What is in it, counted."""
+        figures: dict[Group, list[int]] = {}
+        for context in self.contexts:
+            for one in context.samples:
+                row = figures.get(one.group)
+                if row is None:
+                    row = figures[one.group] = [0, 0, 0, 0]
+                row[0] += 1
+                row[1] += one.questions
+                row[2] += one.tokens
+                row[3] += one.microseconds
+        missing = tuple((context.number, lost) for context in self.contexts for lost in context.missing)
+        return Handed(self.step, len(self.contexts), figures, missing)
 
 
 class _Asked(NamedTuple):
@@ -174,7 +199,7 @@ class Stream:
 
     def _read(self, numbers: Iterable[int]) -> Iterator[Context]:
         wanted = ((asked, asked.spans) for asked in map(self._ask, numbers))
-        for asked, parts in self._ranges.ahead(wanted, self.prefetch):
+        for asked, parts in self._ranges.ahead(wanted, self.prefetch, self._layout.haul):
             yield self._made(asked, parts)
 
     def _ask(self, number: int) -> _Asked:
@@ -184,7 +209,7 @@ class Stream:
     def _made(self, asked: _Asked, parts: list[Data]) -> Context:
         number, (prompt, tokens, places), spans = asked
         found = list(self._layout.samples(number, places, spans, parts, self._ranges.again))
-        samples = tuple(one for one in found if isinstance(one, Streamed))
+        samples = tuple([one for one in found if isinstance(one, Streamed)])
         if len(samples) == len(found):
             return Context(number, prompt, tokens, samples)
         missing = tuple(one for one in found if isinstance(one, Missing))

@@ -215,6 +215,7 @@ def _manifest(
         binding=planned.binding,
         deviation=planned.deviation,
         fill=planned.fill,
+        padding=planned.padding,
         shards=planned.shards,
         tables=tables,
         rows=planned.rows,

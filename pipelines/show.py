@@ -220,11 +220,12 @@ def planned(manifests: Sequence[Manifest]) -> str:
     rows = [
         (one.name, one.stage.title, *_sums(one.counts, "selected", "placed", "placed_questions", "placed_tokens"),
          sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound, f"{one.fill:.1%}",
+         f"{one.padding:.2%}" if one.padding is not None else "-",
          f"{one.deviation.distance:.2%}" if one.deviation else "-")
         for one in manifests
     ]  # fmt: skip
     head = ("stage", "title", "selected", "placed", "questions", "tokens", "hours", "contexts", "bound", "fill",
-            "deviation")  # fmt: skip
+            "padding", "deviation")  # fmt: skip
     return "\n".join([table(head, rows), *(f"{one.name}: {note}" for one in manifests for note in _notes(one))])
 
 
@@ -259,6 +260,8 @@ def _notes(manifest: Manifest) -> Iterator[str]:
             f"so many samples take more than half a context that no packing fills them; with fewer tiles (now "
             f"{context.tiles}) two images could share one"
         )
+    if manifest.binding == "samples" and pack:
+        yield f"the cap of {pack.samples:,} samples a batch sets the number of batches, not the seconds"
     if manifest.binding == "units" and pack:
         yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
 

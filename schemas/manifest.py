@@ -32,6 +32,7 @@ CONTEXTS = pa.schema(
         ("audio_tokens", pa.int32()),
         ("seconds", pa.float64()),  # of audio, at 16 kHz
         ("first", pa.int64()),  # row of its first sample in SAMPLES
+        ("padded_seconds", pa.float64()),  # of a batch by seconds: its longest sample x its samples; else null
     ]
 )
 
@@ -168,7 +169,9 @@ class Manifest(Model):
     contexts: int
     bound: int  # no packing of these samples has fewer contexts
     binding: str  # what sets the bound: tokens, halves (too many samples near or above half a context), units (tiles)
-    fill: float  # placed tokens of packed contexts over their capacity
+    # and of batches by seconds: seconds, samples
+    fill: float  # placed tokens of packed contexts over their capacity; of batches, placed seconds over theirs
+    padding: float | None = None  # of batches by seconds: padded seconds over placed seconds, less 1
     deviation: Deviation | None  # none where there is no window
     shards: tuple[Stored, ...]  # tars that the rows point into
     tables: dict[str, Stored]  # contexts, samples, unplaced

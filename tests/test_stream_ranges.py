@@ -139,6 +139,21 @@ def test_a_cache_never_holds_more_than_its_limit_and_keeps_what_was_read_last(tm
     assert far.asked.count(("a", 0, 1000)) == 1
 
 
+def test_blocks_of_one_object_are_fetched_beside_each_other(tmp_path):
+    data, meeting = content(10_000), threading.Barrier(2, timeout=30)
+
+    class Slow(Far):
+        def read_ranges(self, path, ranges):
+            meeting.wait()  # for another fetch that is under way
+            return super().read_ranges(path, ranges)
+
+    far, one = Slow({"a": data}), stored("a", data)
+    wanted = [(number, [Span(one, offset, 900)]) for number, offset in enumerate((0, 5000, 100, 5050))]
+    found = list(Ranges(far, Cache(str(tmp_path), 20_000)).ahead(iter(wanted), 1 << 20))
+    assert [bytes(part) for _, (part,) in found] == [data[span.offset :][:900] for _, (span,) in wanted]
+    assert sorted(far.asked) == [("a", 0, 1000), ("a", 5000, 1000)]
+
+
 def _read_all(folder, objects, calls, order):
     caches.BLOCK = 1000
     far = Far(objects)
