@@ -16,7 +16,7 @@ import xxhash
 
 from tarsia.builders.packing import fill, lower_bound
 from tarsia.builders.tables import rows_digest
-from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, picked, seen
+from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, mute, picked, seen
 from tarsia.manifests.select import Rows, copies, positions, rounds
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
 from tarsia.schemas.recipe import Context, Pack, Recipe
@@ -66,7 +66,7 @@ def plan(
     position = np.concatenate([np.empty(0), *(positions(len(one.rows)) for one in selected)])
     order = _stage_order(selected, position)
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
-    rooms = _rooms(everyone, stage.pack, context.tokens, carried)
+    rooms = _rooms(everyone, stage.pack, context.tokens, carried, _unspoken(selected))
     parts = rounds([one.rows for one in selected])
     filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
     shards, samples = _used(tars, _placed(everyone, filled))
@@ -160,11 +160,21 @@ class _Rooms(NamedTuple):
     units: Int32s  # tiles and frames
     unit_cap: int | None
     room: Rows  # tokens of a context of the sample's own
+    unspoken: Rows  # number in UNSPOKEN
     fits: Bools
     shares: Bools  # a context with others
 
 
-def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int]) -> _Rooms:
+UNSPOKEN = ("", "unspoken: refused", "unspoken: pending")  # why a sample that needs a voice has none
+
+
+def _unspoken(selected: Sequence[Selected]) -> Rows:
+    """For each selected sample the number of its reason in UNSPOKEN, 0 where it lacks nothing."""
+    reasons = [mute(one) * (1 + (one.hearing.pending > 0)) for one in selected]
+    return np.concatenate([np.empty(0, np.int64), *reasons])
+
+
+def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int], unspoken: Rows) -> _Rooms:
     """Some kinds and media stay alone; so does what fits only when its own, smaller, system prompt is there."""
     tokens = column(everyone, "tokens")
     units = column(everyone, "tiles") + column(everyone, "frames")
@@ -174,8 +184,8 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
-    fits = (tokens <= room) & (units <= (unit_cap or units))
-    return _Rooms(capacity, units, unit_cap, room, fits, fits & ~alone & (tokens <= capacity))
+    fits = (tokens <= room) & (units <= (unit_cap or units)) & (unspoken == 0)
+    return _Rooms(capacity, units, unit_cap, room, unspoken, fits, fits & ~alone & (tokens <= capacity))
 
 
 def _holds(samples: pa.Table, name: str) -> Bools:
@@ -290,12 +300,16 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
     rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
-    figures = zip(rows["tokens"].to_pylist(), rooms.room[over].tolist(), rooms.units[over].tolist(), strict=True)
+    figures = zip(
+        rows["tokens"].to_pylist(), *(one[over].tolist() for one in (rooms.room, rooms.units, rooms.unspoken)), strict=True
+    )
     reasons = [
-        f"over-long: {tokens} tokens, room for {room}"
+        UNSPOKEN[unspoken]
+        if unspoken
+        else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
-        for tokens, room, units in figures
+        for tokens, room, units, unspoken in figures
     ]
     return pa.table([*rows.columns, pa.array(reasons, pa.string())], UNPLACED)
 

@@ -10,8 +10,8 @@ Bytes are read straight from the shards and sidecars, one range a sample, and co
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from tarsia.schemas.errors import Corrupt, NotThere, StorageFault, UserError
 from tarsia.schemas.identity import checksum, digest, digest_of
 from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.manifest import Manifest, stage_path
-from tarsia.schemas.sample import Sample
+from tarsia.schemas.sample import Kind, Sample
 from tarsia.schemas.shard import Stored
 
 
@@ -39,6 +39,12 @@ class Streamed:
     tokens: int
     media: dict[str, bytes]
     heard: dict[int, bytes]
+    words: Mapping[int, str] = field(default_factory=dict)  # of what is heard, as the voice was given it
+
+    @property
+    def asked(self) -> frozenset[int]:
+        """The questions that are heard instead of read. Of text-to-speech the answer is what is heard."""
+        return frozenset(() if self.sample.kind is Kind.TTS else self.heard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +160,11 @@ class Stream:
         try:
             sample = Sample.model_validate_json(media.pop("json"))
             heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
+            clips = orjson.loads(said["json"])["clips"] if said else []
         except KeyError as missing:
             raise Corrupt(f"{self.lake}: sample {place.key} has no member {missing}") from None
-        return Streamed(sample, place.tokens, media, heard)
+        words = {clip["turn"]: clip["spoken"] for clip in clips if clip["turn"] in heard}
+        return Streamed(sample, place.tokens, media, heard, words)
 
     def _members(self, place: "_Place", shard: int, offset: int, length: int, expected: int) -> dict[str, bytes]:
         path = self.manifest.shards[shard].path

@@ -4,8 +4,8 @@
     Waves         a codec learns to compress:            24 kHz speech                                stage 3.1
     Pairs         decoders learn to speak:               ids of what is to be said, and its speech    stage 3.2
 
-Sounds stand in the lake at the rate of their kind, 24 kHz for corpora of kind `tts`, so that waves are as stored. A
-recording that cannot be decoded is `Corrupt`: we wrote it.
+Recordings stand in the lake at the rate of their kind, 24 kHz for corpora of kind `tts`, so that waves are as stored;
+what a voice has made stands at the rate of its engine, and is resampled. A recording that cannot be decoded is `Corrupt`: we wrote it.
 """
 
 import re
@@ -129,7 +129,7 @@ def _utterances(
     spell: Callable[[str], str],
     sound: Callable[[bytes, str, int], NDArray[Any]],
 ) -> Utterances:
-    """Every stored audio of a context with the words of the turn that it answers or is answered by."""
+    """Every audio of a context, stored or made, with the words of the turn that it answers or is answered by."""
     encode = words_of(settings).encode
     words, sounds = list[Ints](), list[NDArray[Any]]()
     for part in context.samples:
@@ -141,17 +141,26 @@ def _utterances(
 
 
 def _texts(part: Streamed) -> Iterator[str]:
-    """What is said in each audio of a sample: the words of the turn before an answer, of the turn after a question."""
+    """What is said in each audio of a sample: the words of the turn before an answer, of the turn after a question.
+
+    Of speech that a voice has made, the words that it was given.
+    """
     turns = part.sample.conversations
     for at, turn in enumerate(turns):
         for _ in range(turn.text.count(AUDIO)):
-            yield restore(PLACEHOLDER.sub("", turns[at ^ 1].text)).strip()
+            made = part.words.get(0) if part.heard and not part.asked else None
+            yield made or restore(PLACEHOLDER.sub("", turns[at ^ 1].text)).strip()
 
 
 def _decoded(part: Streamed, number: int, sound: Callable[[bytes, str, int], NDArray[Any]]) -> NDArray[Any]:
-    key, member = part.sample.key, part.sample.audios[number].member
+    key = part.sample.key
+    if part.sample.audios:
+        member = part.sample.audios[number].member
+        flac = part.media[member]
+    else:
+        member, flac = "q0.flac", part.heard[0]
     try:
-        return sound(part.media[member], key, number)
+        return sound(flac, key, number)
     except Refused as refused:
         raise Corrupt(f"sample {key}: {member} cannot be decoded: {refused.message}") from None
 

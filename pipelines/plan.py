@@ -108,14 +108,14 @@ def make_plans(
     """Plans the stages and stores their manifests. `Drift` where another manifest stands and `replace` is not set."""
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
-    spoken = any(stage.spoken for stage in wanted.stages.values())
-    corpora = load(snapshot, lake, wanted, pool, voices=voices if spoken else None, quiet=quiet)
+    listens = any(stage.listens for stage in wanted.stages.values())
+    corpora = load(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
     words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
     manifests = []
     for name in names:
         planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text)
-        heard = voices if recipe.stages[name].spoken else None
+        heard = voices if recipe.stages[name].spoken or any(ask.spoken for ask in planned.asks) else None
         if dry_run:
             manifests.append(_manifest(recipe, name, snapshot, planned, prompts, heard, {}))
         else:

@@ -14,6 +14,7 @@ from tarsia.pipelines.inspect import Duplicates
 from tarsia.pipelines.speak import Speech, Voiced
 from tarsia.pipelines.told import Share, Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
+from tarsia.schemas.sample import MADE
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -109,7 +110,7 @@ def spoken(speech: Speech) -> str:
     """Questions asked to be spoken, and what came of them; then what the voices did."""
     if not speech.questions:
         return "no stage of this recipe asks for speech"
-    lines = [_questions(speech.questions)]
+    lines = [_questions(speech.questions), *_made(speech.questions)]
     if speech.voices:
         lines += ["", _voices(speech.voices)]
     lines += [
@@ -145,6 +146,21 @@ def _questions(reports: Sequence[Spoken]) -> str:
     return table(head, [*rows, ("", "all", "", *totals)])
 
 
+def _made(reports: Sequence[Spoken]) -> list[str]:
+    """Asked and made of noise and text-to-speech that had no sound, in samples and in hours."""
+    rows: list[Sequence[Any]] = []
+    for one in reports:
+        if one.kind not in MADE:
+            continue
+        for name, part in one.languages.items() if len(one.languages) > 1 else ():
+            rows.append((one.stage, one.kind.value, one.corpus, name, "", part.spoken, "", part.seconds / 3600))
+        tongue = "all" if len(one.languages) > 1 else next(iter(one.languages), "-")
+        asked = "-" if one.asked_seconds is None else one.asked_seconds / 3600
+        rows.append((one.stage, one.kind.value, one.corpus, tongue, one.asked, one.spoken, asked, one.seconds / 3600))
+    head = ("stage", "kind", "corpus", "lang", "samples asked", "made", "hours asked", "hours made")
+    return ["", table(head, rows)] if rows else []
+
+
 def _counts(one: Spoken | Share) -> tuple[int, int]:
     return one.speakable, one.spoken
 
@@ -158,7 +174,8 @@ def estimated(sums: Estimate) -> str:
     total = [sum(values) for values in zip(*(row[1:] for row in rows), strict=True)]
     head = ("voice", "texts", "characters", "hours of speech", "hours of a server", "GB")
     said = f"upper bounds; {sums.real_time_factor:g} s of work for each second of speech; GB of clips and sidecars"
-    return "\n".join([_questions(sums.questions), "", table(head, [*rows, ("all", *total)]), said])
+    figures = [_questions(sums.questions), *_made(sums.questions)]
+    return "\n".join([*figures, "", table(head, [*rows, ("all", *total)]), said])
 
 
 def _voices(voices: Sequence[Voiced]) -> str:
