@@ -251,7 +251,7 @@ def _check_rooms(stage: StageTables) -> None:
         case when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
                                                                           r.tokens, r.room)
         else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
-             or regexp_extract(u.reason, '[0-9]+')::bigint <= $1 end
+             or try_cast(regexp_extract(u.reason, '[0-9]+') as bigint) <= $1 end
         order by 1
         """,
         "unplaced samples that would fit, or for another reason",
