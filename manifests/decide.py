@@ -101,6 +101,8 @@ def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tupl
     for number, one in enumerate(stage.takes):
         mine = [corpus for corpus in corpora if number in admitted[corpus.state.corpus.name]]
         pools = [admitted[corpus.state.corpus.name][number] for corpus in mine]
+        if one.amount.unit == "tokens" and (unsaid := [it.state.corpus.name for it in mine if it.unsaid.any()]):
+            raise BadRecipe(f"take {one}: how many tokens '{unsaid[0]}' has is not known before it is said; take samples")
         sizes = [_sizes(corpus, pool, one.amount.unit) for corpus, pool in zip(mine, pools, strict=True)]
         parts = _asked(one, sizes) if one.amount.unit != "h" else _hours(one, mine, pools)
         for corpus, pool, size, asked in zip(mine, pools, sizes, parts, strict=True):
