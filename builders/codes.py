@@ -23,8 +23,8 @@ from tarsia.schemas.corpus import CAP
 from tarsia.schemas.errors import BadCodes, NotThere
 from tarsia.schemas.identity import draw_of
 from tarsia.schemas.lake import CodesState, Snapshot
-from tarsia.schemas.shard import CODES, Shard, leaves
 from tarsia.schemas.sample import Kind
+from tarsia.schemas.shard import CODES, Shard, leaves
 
 IDS = 1024  # of VITA-1.5's codebook
 STEP = 600  # samples at 24 kHz that one code stands for

@@ -102,7 +102,9 @@ def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tupl
         mine = [corpus for corpus in corpora if number in admitted[corpus.state.corpus.name]]
         pools = [admitted[corpus.state.corpus.name][number] for corpus in mine]
         if one.amount.unit == "tokens" and (unsaid := [it.state.corpus.name for it in mine if it.unsaid.any()]):
-            raise BadRecipe(f"take {one}: how many tokens '{unsaid[0]}' has is not known before it is said; take samples")
+            raise BadRecipe(
+                f"take {one}: how many tokens '{unsaid[0]}' has is not known before it is said; take samples"
+            )
         sizes = [_sizes(corpus, pool, one.amount.unit) for corpus, pool in zip(mine, pools, strict=True)]
         parts = _asked(one, sizes) if one.amount.unit != "h" else _hours(one, mine, pools)
         for corpus, pool, size, asked in zip(mine, pools, sizes, parts, strict=True):
@@ -200,8 +202,13 @@ def _hours(take: Take, corpora: Sequence[Corpus], pools: Sequence[Rows | None]) 
     long these will be nobody knows before; so no part depends on what was made already.
     """
     seconds = float(take.amount.number * 3600)
-    ready = [float((one.seconds if pool is None else one.seconds[pool]).sum()) for one, pool in zip(corpora, pools, strict=True)]
-    unsaid = [int((one.unsaid if pool is None else one.unsaid[pool]).sum()) for one, pool in zip(corpora, pools, strict=True)]
+    ready = [
+        float((one.seconds if pool is None else one.seconds[pool]).sum())
+        for one, pool in zip(corpora, pools, strict=True)
+    ]
+    unsaid = [
+        int((one.unsaid if pool is None else one.unsaid[pool]).sum()) for one, pool in zip(corpora, pools, strict=True)
+    ]
     total, made = sum(ready), sum(unsaid)
     if total >= seconds or not made:
         return [seconds * own / total if total else 0.0 for own in ready]

@@ -301,7 +301,9 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     over = order[~rooms.fits[order]]
     rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
     figures = zip(
-        rows["tokens"].to_pylist(), *(one[over].tolist() for one in (rooms.room, rooms.units, rooms.unspoken)), strict=True
+        rows["tokens"].to_pylist(),
+        *(one[over].tolist() for one in (rooms.room, rooms.units, rooms.unspoken)),
+        strict=True,
     )
     reasons = [
         UNSPOKEN[unspoken]

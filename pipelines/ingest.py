@@ -135,7 +135,9 @@ def _ingest(
 
 def _as_told(state: CorpusState) -> CorpusState:
     """A state without the place of the lake, which may move."""
-    return state.model_copy(update={"corpus": state.corpus.model_copy(update={"root": ""})}) if state.corpus.of else state
+    return (
+        state.model_copy(update={"corpus": state.corpus.model_copy(update={"root": ""})}) if state.corpus.of else state
+    )
 
 
 def _compared(

@@ -211,7 +211,7 @@ def _notes(manifest: Manifest) -> Iterator[str]:
     for number, take in enumerate(manifest.stage.takes):
         asks, unit = [ask for ask in manifest.asks if ask.take == number], take.amount.unit
         there = {
-            "h": sum(ask.available_seconds for ask in asks) / 3600,
+            "h": max(sum(ask.available_seconds for ask in asks), _made_seconds(manifest, number)) / 3600,
             "samples": sum(ask.available for ask in asks),
             "questions": sum(ask.available_questions or 0 for ask in asks),
             "tokens": sum(ask.available_tokens or 0 for ask in asks),
@@ -235,6 +235,12 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         )
     if manifest.binding == "units" and pack:
         yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
+
+
+def _made_seconds(manifest: Manifest, take: int) -> float:
+    """Seconds that a take selected, where voices made some of them."""
+    mine = [(count, ask) for count in manifest.counts if (ask := manifest.ask_of(count)) and ask.take == take]
+    return sum(count.selected_seconds for count, _ in mine) if any(ask.spoken for _, ask in mine) else 0.0
 
 
 def _sums(counts: Iterable[Count], *names: str) -> list[int]:
@@ -268,6 +274,8 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
 
 
 def _asked(ask: Ask) -> str:
+    if ask.seconds is not None and ask.spoken:
+        return f"{ask.seconds / 3600:.3f}h to be made of {ask.amount}"
     if ask.seconds is not None:
         return f"{ask.amount} of {ask.available_seconds / 3600:.3f}h"
     counted = ask.available_questions if ask.questions is not None else ask.available_tokens

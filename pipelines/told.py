@@ -171,7 +171,9 @@ class Told:
         if self.samples16 is not None:
             self.samples16[at] = book.table["samples16"].take(pa.array(rows)).fill_null(0).to_numpy()
             if self.corpus.state.corpus.kind is Kind.TTS:
-                self.code[at[(self.code[at] == ACCEPTED) & (self.samples16[at] > LONGEST * 16_000)]] = self._number("long")
+                self.code[at[(self.code[at] == ACCEPTED) & (self.samples16[at] > LONGEST * 16_000)]] = self._number(
+                    "long"
+                )
         self._row[at] = rows
         self._dirty[self.owners(at)] = True
         return len(at)
@@ -314,9 +316,7 @@ def _report(
     codes = told.code[walked]
     named = due[np.isin(due, told.named)]
     waiting = [
-        (at, pending[clip])
-        for at, clip in zip(named, told.clips(named).to_pylist(), strict=True)
-        if clip in pending
+        (at, pending[clip]) for at, clip in zip(named, told.clips(named).to_pylist(), strict=True) if clip in pending
     ]
     refused = Counter(told.reasons[code] for code in codes[codes >= 0].tolist())
     questions = told.corpus.questions[selected].astype(np.int64)

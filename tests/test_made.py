@@ -1,6 +1,5 @@
 """Noise and pairs of text and speech whose sound voices make: exact hours, always said, refused ones listed."""
 
-import json
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import soundfile
 from lakes import fill, plan, recipe, rendered_tokens, rows, say, spell, tone, voice
 
 from tarsia.builders.audio import decode_at
+from tarsia.builders.codes import Coded, Codes, put_codes, sounds_of
 from tarsia.builders.documents import read_catalog, read_voices
 from tarsia.builders.reading.sentences import clauses, statements
 from tarsia.builders.tokens import NOISE
@@ -25,7 +25,9 @@ from tarsia.schemas.errors import BadCatalog, Pending, UnknownName
 from tarsia.schemas.sample import AUDIO
 
 SECONDS = [0.9, 1.7, 1.2]
-TEXTS = [{"id": f"t{n}", "text": f"Boat {n} went out, and the Sea was calm. {say(n, 7).capitalize()}."} for n in range(30)]
+TEXTS = [
+    {"id": f"t{n}", "text": f"Boat {n} went out, and the Sea was calm. {say(n, 7).capitalize()}."} for n in range(30)
+]
 ANSWERS = [
     {"id": f"a{n}", "instruction": f"What of harbour {n}?",
      "output": f"The harbour {n} lies in the north of the town. Its walls are of grey stone. You may go there."}
@@ -155,6 +157,26 @@ def test_pairs_that_were_made_give_the_words_that_were_said_and_waves_at_24_khz(
     assert len(decode_at(made.heard[0], 24_000)) in waves["waves_lens"].tolist()
 
 
+def test_codes_of_made_speech_belong_to_its_clip(town):
+    lake, page = lake_of(town), recipe(STAGES)
+    voice(lake, page, str(town / "tone.yaml"))
+    sounds = sounds_of(lake, "texts")
+    made = {key: next(iter(clips.items())) for key, clips in sounds.items() if clips}
+    rows_ = [Coded(key, [1] * -(-size // 600), [], size, clip) for key, (clip, size) in made.items()]
+    put_codes(lake, "ticodec", "texts", rows_)
+    codes = Codes(lake.url, "ticodec")
+    assert all(len(codes(key, 0)) == -(-size // 600) for key, (_, size) in made.items())
+    assert len(made) > 5
+
+
+def test_hours_that_were_made_are_no_lack(town):
+    lake, page = lake_of(town), recipe(STAGES)
+    voice(lake, page, str(town / "tone.yaml"))
+    manifests = plan(lake, page, voices="tone", only=["made"])
+    assert "the lake has" not in show.planned(manifests)
+    assert "h to be made of 0.004h" in show.asked(manifests)
+
+
 def test_lengths_of_noise_are_those_of_the_tars(town):
     lake, page = lake_of(town), recipe({"n": {"take": {"noise": "100%"}}}, states="labels")
     voice(lake, page, str(town / "tone.yaml"))
@@ -191,7 +213,11 @@ def test_noise_follows_the_answers_it_is_made_of(town):
 @pytest.mark.parametrize(
     ("entry", "error", "message"),
     [
-        ("{format: answers, kind: noise, of: [chat]}", UnknownName, "no corpus with a root 'chat'; did you mean 'chats'"),
+        (
+            "{format: answers, kind: noise, of: [chat]}",
+            UnknownName,
+            "no corpus with a root 'chat'; did you mean 'chats'",
+        ),
         ("{format: answers, kind: noise, root: x}", BadCatalog, "format answers and 'of' belong together"),
         ("{format: answers, kind: noise}", BadCatalog, "root: Field required; or 'of'"),
         ("{format: answers, kind: noise, of: [chats], files: a}", BadCatalog, "no files and no media of its own"),

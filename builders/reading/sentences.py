@@ -68,9 +68,5 @@ _TO_EN = re.compile(
     re.IGNORECASE,
 )
 _OPENINGS = frozenset(
-    "add answer ask avoid be bring build buy call check choose click come consider cook copy cut do don't draw eat "
-    "enter explain fill find follow get give go help here hold keep learn leave list listen look make mix move never "
-    "no note open pay pick place play practice press provide put read remember remove replace repeat run save say "
-    "see select send set show sit sleep speak start stay step stop store take talk tell think try turn use visit "
-    "wait walk wash watch wear write yes".split()
+    ["add", "answer", "ask", "avoid", "be", "bring", "build", "buy", "call", "check", "choose", "click", "come", "consider", "cook", "copy", "cut", "do", "don't", "draw", "eat", "enter", "explain", "fill", "find", "follow", "get", "give", "go", "help", "here", "hold", "keep", "learn", "leave", "list", "listen", "look", "make", "mix", "move", "never", "no", "note", "open", "pay", "pick", "place", "play", "practice", "press", "provide", "put", "read", "remember", "remove", "replace", "repeat", "run", "save", "say", "see", "select", "send", "set", "show", "sit", "sleep", "speak", "start", "stay", "step", "stop", "store", "take", "talk", "tell", "think", "try", "turn", "use", "visit", "wait", "walk", "wash", "watch", "wear", "write", "yes"]
 )
