@@ -2,8 +2,8 @@
 
     codec/<codec>/<corpus>/<leaf>-<digest8>.parquet      one row a sample of kind tts (CODES), in key order
 
-VITA-1.5's codec works at 24 kHz, 40 ids a second of 1,024, and a few more for the whole of an utterance. A row belongs to
-a sound: the digest of a stored audio, or the name of a clip. Codes of a sound that the lake has no longer are not
+VITA-1.5's codec works at 24 kHz, 40 ids a second of 1,024, and a few more for the whole of an utterance. A row belongs
+to a sound: the digest of a stored audio, or the name of a clip. Codes of a sound that the lake has no longer are not
 found; so an edited record, or another voice, never meets old codes.
 """
 
@@ -60,7 +60,7 @@ def put_codes(lake: Lake, codec: str, corpus: str, coded: Iterable[Coded]) -> Co
     return state
 
 
-def _with(lake: Lake, newest: Snapshot, codec: str, corpus: str, fresh: Mapping[str, dict[str, Any]]) -> Snapshot:
+def _with(lake: Lake, newest: Snapshot, codec: str, corpus: str, fresh: dict[str, dict[str, Any]]) -> Snapshot:
     """What stands and what is new, as leaves; those that are as they were keep their objects by their names."""
     standing = newest.coded(codec, corpus)
     rows = {row["key"]: row for shard in (standing.shards if standing else ()) for row in _read(lake, shard)} | fresh

@@ -230,7 +230,8 @@ def _check_rooms(stage: StageTables) -> None:
     )
     stage.sql.execute(
         """create or replace temp table wanted as select c.key, c.copy, c.corpus, c.placed, v.key is not null as made,
-           n.key is not null as refused from chosen c join lasting i on i.key = c.key and i.corpus = c.corpus and i.wanting
+           n.key is not null as refused from chosen c
+           join lasting i on i.key = c.key and i.corpus = c.corpus and i.wanting
            left join clips v on v.key = c.key and v.corpus = c.corpus and v.turn = 0
            left join no n on n.key = c.key and n.corpus = c.corpus and n.turn = 0"""
     )
@@ -276,7 +277,8 @@ def _check_speech(stage: StageTables) -> None:
     """What is heard was accepted, is the first of what was accepted, and no more than asked. Leaves `due`."""
     manifest, book, sql = stage.manifest, stage.book, stage.sql
     sql.execute(
-        """create or replace temp table of_chosen as select b.take, c.corpus, c.key, c.copy, c.placed, v.draw, v.turn, v.samples16 from clips v
+        """create or replace temp table of_chosen as
+           select b.take, c.corpus, c.key, c.copy, c.placed, v.draw, v.turn, v.samples16 from clips v
            join chosen c on c.key = v.key and c.corpus = v.corpus
            join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality"""
     )

@@ -7,11 +7,12 @@ the batch size and the manifest's digest: the next batch on three ranks is the o
 Bytes are read straight from the shards and sidecars, one range a sample, and compared with their checksum.
 """
 
+import dataclasses
 import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Streamed:
     tokens: int
     media: dict[str, bytes]
     heard: dict[int, bytes]
-    words: Mapping[int, str] = field(default_factory=dict)  # of what is heard, as the voice was given it
+    words: Mapping[int, str] = dataclasses.field(default_factory=dict)  # of what is heard, as the voice was given it
 
     @property
     def asked(self) -> frozenset[int]:

@@ -5,7 +5,8 @@
     Pairs         decoders learn to speak:               ids of what is to be said, and its speech    stage 3.2
 
 Recordings stand in the lake at the rate of their kind, 24 kHz for corpora of kind `tts`, so that waves are as stored;
-what a voice has made stands at the rate of its engine, and is resampled. A recording that cannot be decoded is `Corrupt`: we wrote it.
+what a voice has made stands at the rate of its engine, and is resampled. A recording that cannot
+be decoded is `Corrupt`: we wrote it.
 """
 
 import re

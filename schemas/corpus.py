@@ -6,7 +6,7 @@ corpora:
     kind: caption           # caption | qa | asr | tts | noise
     language: en            # en | zh | zh+en (then told per sample by its script)
     licence: CC BY 2.0
-    root: raw/coco          # (or of: [chats], corpora of the lake that it is made of) a folder or s3:// address; relative to the catalog
+    root: raw/coco          # a folder or s3:// address, relative to the catalog; or of: [chats], what it is made of
     files: annotations/*.json
     media: train2017        # where media paths of the records start, relative to the root
     strip: /home/me/data/   # what stands before media paths in the records and leads nowhere here

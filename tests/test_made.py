@@ -1,6 +1,5 @@
 """Noise and pairs of text and speech whose sound voices make: exact hours, always said, refused ones listed."""
 
-
 import numpy as np
 import pytest
 import soundfile
@@ -202,7 +201,8 @@ def test_noise_follows_the_answers_it_is_made_of(town):
     more[0] = {**more[0], "output": "Short."}
     lake, fresh = lake_of(town, chats=more), lake_of(town, "fresh", chats=more)
     after, other = lake.snapshot().corpus("noise"), fresh.snapshot().corpus("noise")
-    assert after is not None and other is not None
+    assert after is not None
+    assert other is not None
     assert (after.records, after.samples, after.quarantined) == (13, 12, {"no-statement": 1})
     assert after.shards == other.shards
     number = lake.snapshot().number

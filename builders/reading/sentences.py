@@ -56,7 +56,8 @@ def statements(text: str, language: str) -> Iterator[Statement]:
 def _states(said: str, language: str) -> bool:
     """Whether a sentence is a statement that is meant for nobody, as far as its words tell."""
     if language == "zh":
-        return said.endswith("。") and HANZI_LEAST <= len(HANZI.findall(said)) <= HANZI_MOST and not _TO_ZH.search(said)
+        stands = said.endswith("。") and HANZI_LEAST <= len(HANZI.findall(said)) <= HANZI_MOST
+        return stands and not _TO_ZH.search(said)
     words = _WORD.findall(said)
     stands = said.endswith(".") and said[0].isupper() and WORDS_LEAST <= len(words) <= WORDS_MOST
     return stands and not _TO_EN.search(said) and words[0].lower() not in _OPENINGS
@@ -67,6 +68,11 @@ _TO_EN = re.compile(
     r"[?!:;]|\b(?:you|your|yours|i|me|my|we|us|our|please|sorry|let's|i'm|i'd|i'll|as an ai|sure|certainly|following)\b",
     re.IGNORECASE,
 )
-_OPENINGS = frozenset(
-    ["add", "answer", "ask", "avoid", "be", "bring", "build", "buy", "call", "check", "choose", "click", "come", "consider", "cook", "copy", "cut", "do", "don't", "draw", "eat", "enter", "explain", "fill", "find", "follow", "get", "give", "go", "help", "here", "hold", "keep", "learn", "leave", "list", "listen", "look", "make", "mix", "move", "never", "no", "note", "open", "pay", "pick", "place", "play", "practice", "press", "provide", "put", "read", "remember", "remove", "replace", "repeat", "run", "save", "say", "see", "select", "send", "set", "show", "sit", "sleep", "speak", "start", "stay", "step", "stop", "store", "take", "talk", "tell", "think", "try", "turn", "use", "visit", "wait", "walk", "wash", "watch", "wear", "write", "yes"]
+_VERBS = (
+    "add answer ask avoid be bring build buy call check choose click come consider cook copy cut do don't "
+    "draw eat enter explain fill find follow get give go help here hold keep learn leave list listen look "
+    "make mix move never no note open pay pick place play practice press provide put read remember remove "
+    "repeat replace run save say see select send set show sit sleep speak start stay step stop store take "
+    "talk tell think try turn use visit wait walk wash watch wear write yes"
 )
+_OPENINGS = frozenset(_VERBS.split())
