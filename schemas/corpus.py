@@ -152,7 +152,7 @@ class Corpus(Model):
     kind: Kind
     language: Literal["en", "zh", "zh+en"]
     licence: str
-    root: str = ""
+    root: str
     of: tuple[str, ...] = ()  # corpora of the lake that it is made of, instead of a root
     files: tuple[str, ...] = ()
     media: str = ""
@@ -171,10 +171,15 @@ class Corpus(Model):
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rootless(cls, entry: Any) -> Any:
+        return {"root": "", **entry} if isinstance(entry, dict) and entry.get("of") else entry
+
     @model_validator(mode="after")
     def _somewhere(self) -> "Corpus":
         if not self.root and not self.of:
-            raise ValueError("root: Field required; or 'of', where it is made of other corpora")
+            raise ValueError("root: a folder or an address; or 'of', where it is made of other corpora")
         if self.of and (self.files or self.media or self.strip):
             raise ValueError("of: what is made of other corpora has no files and no media of its own")
         return self

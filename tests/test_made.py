@@ -219,7 +219,7 @@ def test_noise_follows_the_answers_it_is_made_of(town):
             "no corpus with a root 'chat'; did you mean 'chats'",
         ),
         ("{format: answers, kind: noise, root: x}", BadCatalog, "format answers and 'of' belong together"),
-        ("{format: answers, kind: noise}", BadCatalog, "root: Field required; or 'of'"),
+        ("{format: answers, kind: noise}", BadCatalog, "root: Field required"),
         ("{format: answers, kind: noise, of: [chats], files: a}", BadCatalog, "no files and no media of its own"),
     ],
 )

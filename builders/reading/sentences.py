@@ -65,7 +65,8 @@ def _states(said: str, language: str) -> bool:
 
 _TO_ZH = re.compile("[你您我咱吗呢吧？?！!]|请|让我|抱歉|对不起|作为一个|当然|以下|如下|^(?:好的|是的|不是|没有|答案)")
 _TO_EN = re.compile(
-    r"[?!:;]|\b(?:you|your|yours|i|me|my|we|us|our|please|sorry|let's|i'm|i'd|i'll|as an ai|sure|certainly|following)\b",
+    r"[?!:;]|\b(?:you|your|yours|i|me|my|we|us|our|please|sorry|let's|i'm|i'd|i'll)\b|"
+    r"\b(?:as an ai|sure|certainly|following)\b",
     re.IGNORECASE,
 )
 _VERBS = (
