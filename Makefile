@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	touch $(READY)
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo train test soak check bench clean
 help: ## these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -22,8 +22,14 @@ demo: $(READY) ## the whole story on the corpora in examples/
 	rm -rf lake
 	$(BIN)/tarsia demo lake
 
+train: $(READY) ## a tiny model through all stages of the demo's lake
+	$(BIN)/torchrun --nproc-per-node 2 examples/train/train.py lake --model vita-1.5 --stages 1.1 1.2 1.3 2.1 2.2 3.1 3.2
+
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+soak: $(READY) ## the long tests: a Ray that takes jobs
+	$(BIN)/python -m pytest -m soak
 
 check: $(READY) ## ruff, strict types, documentation
 	$(BIN)/ruff check .
@@ -36,4 +42,4 @@ bench: $(READY) ## benchmarks, each beside its peers
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 clean: ## what was built
-	rm -rf $(VENV) build lake *.egg-info
+	rm -rf $(VENV) build lake run *.egg-info

@@ -19,12 +19,11 @@ there the answer is counted after each.
 import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from itertools import pairwise
 
 from tarsia.builders.speech import parts
 from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN, Tokenizer
 from tarsia.schemas.recipe import Context, States
-from tarsia.schemas.sample import AUDIO, IMAGE, PLACEHOLDER, VIDEO, Turn
+from tarsia.schemas.sample import AUDIO, IMAGE, PLACEHOLDER, VIDEO, Kind, Turn
 
 
 class Control(Enum):
@@ -136,17 +135,22 @@ def state_after(question: Turn, *, spoken: bool, noise: bool, states: States) ->
     return heard if spoken or AUDIO in question.text else read
 
 
-def as_answered(turns: Sequence[Turn], context: Context) -> list[Turn]:
-    """A conversation as it is trained on: where text and sound alternate, an answer of sound begins with its text.
+def as_met(turns: Sequence[Turn], kind: str, language: str, context: Context) -> list[Turn]:
+    """A conversation as it is trained on, under the recipe's settings.
 
-    VITA-Audio's loader does so: who is asked to say a text answers with the tokens of the text and its sound in turn.
+    Where text and sound alternate, an answer of sound begins with its text. VITA-Audio's loader does so: who is asked
+    to say a text answers with the tokens of the text and its sound in turn. And a recording that is to be recognised,
+    with no words beside it, is asked for its transcript in those of the recipe.
     """
-    answered = list(turns)
-    for at, (question, answer) in enumerate(pairwise(turns)):
-        if context.interleave and answer.speaker == "gpt" and answer.text.strip() == AUDIO:
-            said = answer.model_copy(update={"text": PLACEHOLDER.sub("", question.text).strip() + AUDIO})
-            answered[at + 1] = said
-    return answered
+    met = list(turns)
+    request = next((said for own, said in context.request.items() if own == language and kind == Kind.ASR), None)
+    for at, turn in enumerate(turns):
+        bare = turn.text.strip() == AUDIO
+        if request and bare and turn.speaker == "human":
+            met[at] = turn.model_copy(update={"text": f"{AUDIO}\n{request}"})
+        elif context.interleave and bare and at and turn.speaker == "gpt":
+            met[at] = turn.model_copy(update={"text": PLACEHOLDER.sub("", turns[at - 1].text).strip() + AUDIO})
+    return met
 
 
 def turn_tokens(tokenizer: Tokenizer, turn: Turn, *, spoken: bool, state: str) -> int:

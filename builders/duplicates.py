@@ -255,7 +255,8 @@ def put_contents(store: Store, corpus: str, shards: Iterable[Shard], looks: Mapp
 
 def _contents(store: Store, shards: Iterable[Shard], looks: Mapping[str, Stored]) -> Iterator[pa.Table]:
     for shard in shards:
-        index = get_table(store, shard.index, CONTENTS.names[:-1])
+        index = get_table(store, shard.index, (*CONTENTS.names[:-1], "length"))
+        index = index.filter(pc.greater(index["length"], 0))
         hashes: dict[str, list[int]] = {}
         if shard.leaf in looks:
             looked = get_table(store, looks[shard.leaf], ("key", "hashes", "media"))

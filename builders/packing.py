@@ -83,15 +83,24 @@ def fill(
             late[:] = False
         waiting, block, context = block[late], block[~late], context[~late]
 
-        numbers = np.arange(numbered, numbered + context.max() + 1, dtype=np.uint64)
-        draws = redraws(np.full(len(numbers), seed % 2**64, np.uint64), "order of contexts", numbers)
-        rank = np.argsort(np.argsort(draws, kind="stable"))[context]
-        members[placed : placed + len(block)] = block[_sorted(rank)]
-        size = np.bincount(rank)
+        shuffled, size = shuffle(context, seed, numbered)
+        members[placed : placed + len(block)] = block[shuffled]
         sizes.append(size[size > 0])
         placed += len(block)
-        numbered += len(numbers)
+        numbered += len(size)
     return Packing(members, np.cumsum(np.concatenate(sizes)), bound, binding)
+
+
+def shuffle(context: Int64s, seed: int, numbered: int) -> tuple[Int64s, Int64s]:
+    """The samples of a window, context after context in the order of a draw, and how many each context has.
+
+    `context` is that of every sample, from 0; `numbered`: how many contexts the windows before have. Inside a context
+    the samples keep their order.
+    """
+    numbers = np.arange(numbered, numbered + context.max() + 1, dtype=np.uint64)
+    draws = redraws(np.full(len(numbers), seed % 2**64, np.uint64), "order of contexts", numbers)
+    rank = np.argsort(np.argsort(draws, kind="stable"))[context]
+    return _sorted(rank), np.bincount(rank, minlength=len(numbers))
 
 
 def lower_bound(

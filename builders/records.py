@@ -10,7 +10,7 @@ where there is none; and an occurrence number where even that repeats. Never a p
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from heapq import merge
 from typing import Any, NamedTuple
@@ -20,10 +20,11 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from tarsia.builders.corpora import At, Fault, Raw, Reader
+from tarsia.builders.corpora import At, Fault, Part, Raw, Reader, Span
 from tarsia.builders.duplicates import asked_of, said_of
 from tarsia.builders.filters import filter_record, filter_turns
 from tarsia.builders.media import CARRIED, to_rows
+from tarsia.builders.reading.parts import excerpt
 from tarsia.builders.storage import Store
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.errors import Refused, StorageFault, TarsiaError
@@ -37,7 +38,7 @@ NOBODY = "0" * 32  # the key under which records are understood to be compared: 
 BATCH = 256  # rows that are read together: a leaf takes a few hundred of each slice
 FAULT_KEPT = 1 << 16  # bytes of a record that no JSON can hold which are kept to be looked at
 
-Part = tuple[str, int, int]  # a run of rows of a sorted slice: its path, the first row, the row after the last
+Run = tuple[str, int, int]  # a run of rows of a sorted slice: its path, the first row, the row after the last
 
 SCANNED = pa.schema(
     [
@@ -63,27 +64,53 @@ SORTED = pa.schema(
 )
 
 
-def scan(reader: Reader, source: Store, files: Sequence[str]) -> Iterator[pa.Table]:
-    """The raw records of some files, in slices of the schema SCANNED."""
+def scan(
+    reader: Reader, source: Store, files: Sequence[tuple[str, Part | None]], name: str = ""
+) -> Iterator[tuple[pa.Table, list[bytes]]]:
+    """The raw records of some files, or parts of files, in slices of the schema SCANNED.
+
+    With each slice come the bytes that its records carry, for a file `<name>-<number>.media`.
+    """
     rows: list[tuple[Any, ...]] = []
-    size = 0
-    for file in files:
-        for found in found_in(reader, source, file):
-            carried = to_rows(found.media) if isinstance(found, Raw) else []
+    media: list[bytes] = []
+    size = held = number = 0
+
+    def store(data: bytes) -> Span:
+        nonlocal held
+        media.append(data)
+        held += len(data)
+        return Span(f"{name}-{number:05d}.media", held - len(data), len(data))
+
+    for file, part in files:
+        for found in found_in(reader, source, file) if part is None else _part_of(reader, source, file, part):
+            carried = to_rows(found.media, store) if isinstance(found, Raw) else []
             rows.append((*_row(found), file, found.begin, found.end, carried))
-            size += len(rows[-1][2]) + sum(len(row.get("data") or b"") for row in carried)
-            if len(rows) >= SLICE_ROWS or size >= SLICE_BYTES:
-                yield _table(rows)
-                rows, size = [], 0
+            size += len(rows[-1][2])
+            if len(rows) >= SLICE_ROWS or size + held >= SLICE_BYTES:
+                yield _table(rows), media
+                rows, media, size, held, number = [], [], 0, 0, number + 1
     if rows:
-        yield _table(rows)
+        yield _table(rows), media
 
 
-def found_in(reader: Reader, source: Store, file: str) -> Iterator[Raw | Fault]:
+def _part_of(reader: Reader, source: Store, file: str, part: Part) -> Iterator[Raw | Fault]:
+    """What a reader finds in a part of a file, placed in the whole."""
+    if alone := getattr(reader, "read_part", None):
+        yield from found_in(reader, source, file, lambda: alone(source, file, part))
+        return
+    shift = part.begin - len(part.lead)
+    for found in found_in(reader, excerpt(source, file, part), file):
+        begin, end = (min(max(part.begin, place + shift), part.end) for place in (found.begin, found.end))
+        yield found._replace(begin=begin, end=end)
+
+
+def found_in(
+    reader: Reader, source: Store, file: str, read: Callable[[], Iterator[Raw | Fault]] | None = None
+) -> Iterator[Raw | Fault]:
     """What a reader finds in a file; where the reader trips, the rest of the file is one fault."""
     end = 0
     try:
-        for found in reader.read(source, file):
+        for found in read() if read else reader.read(source, file):
             end = found.end
             yield found if isinstance(found, Fault) else _canonical(found, source, file)
     except (TarsiaError, MemoryError):
@@ -97,7 +124,7 @@ def found_in(reader: Reader, source: Store, file: str) -> Iterator[Raw | Fault]:
 
 def _canonical(found: Raw, source: Store, file: str) -> Raw | Fault:
     try:
-        return found._replace(record=canonical(found.record))
+        return found._replace(record=bytes(memoryview(canonical(found.record))))  # orjson's own are kilobytes too large
     except TypeError as error:  # nested too deeply, or no JSON at all
         raw = source.read_range(file, found.begin, min(FAULT_KEPT, found.end - found.begin))
         return Fault("record-shape", f"{error}", raw, found.begin, found.end)
@@ -154,8 +181,13 @@ def settle(rows: npt.NDArray[np.uint64]) -> Marks:
     return Marks(collided, occurrence)
 
 
-def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Table:
-    """A slice in key order, its records understood, of the schema SORTED; its ids become what samples are called."""
+def sort(
+    table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader, gone: Collection[str] = frozenset()
+) -> pa.Table:
+    """A slice in key order, its records understood, of the schema SORTED; its ids become what samples are called.
+
+    Records whose key is in `gone` are left out.
+    """
     keys, names = [], []
     identities = (table["id"].to_pylist(), table["record"].to_pylist(), marks.collided, marks.occurrence)
     for own, record, collided, occurrence in zip(*identities, strict=True):
@@ -164,11 +196,14 @@ def sort(table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader) -> pa.Ta
         keys.append(key_of(corpus.name, "\0".join(parts)))
         short = [part[:12] if part is record else part for part in parts]
         names.append("#".join(short))
-    order = pa.array(np.argsort(np.array(keys, dtype="S32"), kind="stable"))
+    rows = np.argsort(np.array(keys, dtype="S32"), kind="stable")
+    order = pa.array([row for row in rows.tolist() if keys[row] not in gone] if gone else rows, pa.int64())
     table = table.set_column(0, "id", pa.array(names, pa.string())).append_column("key", pa.array(keys, pa.string()))
     table = table.take(order).combine_chunks()
-    rows = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
-    understood = zip(*(_understood(corpus, reader, *row) for row in rows), strict=True)
+    if not len(table):
+        return SORTED.empty_table()
+    raw = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
+    understood = zip(*(_understood(corpus, reader, *row) for row in raw), strict=True)
     fresh = dict(zip(_Understood._fields, understood, strict=True))
     columns = [pa.array(fresh[one.name], one.type) if one.name in fresh else table[one.name] for one in SORTED]
     return pa.table(columns, SORTED)
@@ -254,7 +289,7 @@ def rows_of(store: Store, path: str, begin: int, end: int, columns: Sequence[str
             yield from reader.get_batch(number).slice(low - first, high - low).to_pylist()
 
 
-def merged(store: Store, parts: Sequence[Part], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def merged(store: Store, parts: Sequence[Run], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of several sorted slices as one, in the order of their keys."""
     return merge(*(rows_of(store, *part, columns) for part in parts), key=lambda row: str(row["key"]))
 

@@ -6,7 +6,7 @@ while bytes go out their checksums and the BLAKE3 of the whole file are taken, s
 again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -88,17 +88,20 @@ class TarWriter:
         self.bytes += len(data)
 
 
-def members(data: bytes, key: str, where: str = "") -> Iterator[tuple[str, bytes]]:
+def members(data: bytes | memoryview, key: str, where: str = "") -> list[tuple[str, bytes]]:
     """The members of one sample's byte range: their names without the key, and their content."""
-    at = 0
-    while at + BLOCK <= len(data):
-        name = data[at : at + 100].rstrip(b"\0").decode()
-        if not name.startswith(f"{key}."):
-            raise Corrupt(f"{where}: expected sample {key}, found '{name}'")
-        size = int(data[at + 124 : at + 135], 8)
+    found, prefix, at = [], f"{key}.".encode(), 0
+    skip, last = len(prefix), len(data) - BLOCK
+    while at <= last:
+        head = bytes(data[at : at + 136])  # name and size
+        if not head.startswith(prefix):
+            named = head[:100].rstrip(b"\0").decode()
+            raise Corrupt(f"{where}: expected sample {key}, found '{named}'")
         at += BLOCK
-        yield name[len(key) + 1 :], data[at : at + size]
+        size = int(head[124:135], 8)
+        found.append((head[skip:100].rstrip(b"\0").decode(), bytes(data[at : at + size])))
         at += size + -size % BLOCK
+    return found
 
 
 def publish(

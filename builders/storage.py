@@ -19,7 +19,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -29,13 +29,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 from uuid import uuid4
 
-from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault
+from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 _SPOOL = ".spool"
 _BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
 _FOLDERS = 4096  # whose links are remembered
 _WRITING = ("write", "create")
-_PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer
+_PAGE = 1000  # objects on a page of a bucket's listing, by the protocol of S3
+_WORTH_A_PAGE = 4  # requests for one object each that a page may cost instead: it is longer than their answers
+_PATIENCE = timedelta(seconds=60)  # with an endpoint that does not answer: long enough for a server that restarts
+_PAUSE = timedelta(seconds=5)  # between two tries, at most
+_TRIES = 10_000  # never the limit: the library's own ten are over after three seconds
+_SILENCE = timedelta(seconds=20)  # of a body that does not go on
 
 
 class Entry(NamedTuple):
@@ -57,14 +62,26 @@ class Store(Protocol):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; `StorageFault` if the object is shorter."""
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Several ranges, (offset, length) each, at once; what lies beyond the end is not in them."""
+
     def open(self, path: str) -> BinaryIO:
         """The object as a seekable file, for formats that are read in part."""
 
     def entry(self, path: str) -> Entry | None:
         """Size and version, or None."""
 
+    def entries(self, paths: Collection[str]) -> dict[str, Entry | None]:
+        """Size and version of many objects, or None, by path; paths that leave the store are left out.
+
+        A bucket lists whole folders where that takes fewer requests than to ask for one object after the other.
+        """
+
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """All objects below a folder, sorted by path."""
+
+    def modified(self) -> dict[str, float]:
+        """When each object was written last, in seconds since 1970; nothing that is stored depends on it."""
 
     def create(self, path: str, data: bytes) -> None:
         """Writes a new object; `Exists` if the name is taken."""
@@ -162,6 +179,10 @@ class _Folder:
         with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123
             return _whole(os.pread(file.fileno(), length, offset), length, full)
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123
+            return [memoryview(os.pread(file.fileno(), length, offset)) for offset, length in ranges]
+
     def open(self, path: str) -> BinaryIO:
         with self._said("open", path) as full:
             return Path(full).open("rb")
@@ -170,6 +191,9 @@ class _Folder:
         with suppress(OSError):
             return _entry(path, os.stat(self._path(path)))  # noqa: PTH116
         return None
+
+    def entries(self, paths: Collection[str]) -> dict[str, Entry | None]:
+        return _one_by_one(self, paths)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         found, top = [], self._path(prefix)
@@ -181,6 +205,9 @@ class _Folder:
                 with suppress(FileNotFoundError):
                     found.append(_entry(f"{below}/{name}" if below else name, os.stat(f"{folder}/{name}")))  # noqa: PTH116
         yield from sorted(entry for entry in found if entry)
+
+    def modified(self) -> dict[str, float]:
+        return {entry.path: int(entry.version.partition("-")[2]) / 1e9 for entry in self.list()}
 
     def _unlisted(self, error: OSError) -> None:
         if error.errno not in _NOWHERE:
@@ -266,11 +293,12 @@ class _Bucket:
 
         self.url = url
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s"}
+        options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s", "read_timeout": _SILENCE}
         if endpoint.startswith("http://"):
             options["allow_http"] = True
         settings: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-        settings |= {"client_options": options, "retry_config": {"retry_timeout": _PATIENCE}}
+        retry = {"retry_timeout": _PATIENCE, "max_retries": _TRIES, "backoff": {"max_backoff": _PAUSE}}
+        settings |= {"client_options": options, "retry_config": retry}
         try:
             self._store = cast(Any, from_url)(url, **settings)
         except Exception as error:
@@ -290,6 +318,7 @@ class _Bucket:
         from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 
         full = self._path(path)
+        _not_forked()
         try:
             yield full
         except AlreadyExistsError as error:
@@ -308,6 +337,21 @@ class _Bucket:
             data = bytes(self._store.get_range(full, start=offset, length=length))
         return _whole(data, length, f"{self.url}/{path}")
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        with self._said("read", path) as full:
+            try:
+                return self._ranges(full, ranges)
+            except Exception as error:
+                if "416 Range Not Satisfiable" not in str(error):
+                    raise
+            size = self._store.head(full)["size"]  # shorter than it was: what is left of each range
+            return [self._ranges(full, [one])[0] if one[0] < size else memoryview(b"") for one in ranges]
+
+    def _ranges(self, full: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        starts, lengths = [offset for offset, _ in ranges], [length for _, length in ranges]
+        found = self._store.get_ranges(full, starts=starts, lengths=lengths, coalesce=0)
+        return [memoryview(data) for data in found]
+
     def open(self, path: str) -> BinaryIO:
         from obstore import open_reader
 
@@ -320,10 +364,37 @@ class _Bucket:
             return _object(self._store.head(full))
         return None
 
+    def entries(self, paths: Collection[str]) -> dict[str, Entry | None]:
+        folders: dict[str, set[str]] = {}
+        for path in paths:
+            folders.setdefault(path.rpartition("/")[0], set()).add(path)
+        found: dict[str, Entry | None] = {}
+        for folder, wanted in folders.items():
+            if len(wanted) >= _WORTH_A_PAGE:
+                found |= self._listed(folder, wanted)
+        return found | _one_by_one(self, [path for path in paths if path not in found])
+
+    def _listed(self, folder: str, wanted: set[str]) -> dict[str, Entry | None]:
+        """What a listing of a folder says about some objects in it, as long as its pages cost less than asking."""
+        found: dict[str, Entry | None] = {}
+        with suppress(Outside), self._said("list", folder) as full:
+            for number, page in enumerate(self._store.list(full or None, chunk_size=_PAGE), 1):
+                found |= {meta["path"]: _object(meta) for meta in page if meta["path"] in wanted}
+                left = len(wanted) - len(found)
+                if left < number * _WORTH_A_PAGE:
+                    return found
+            found |= dict.fromkeys((path for path in wanted - found.keys() if self._path(path) == path), None)
+        return found
+
     def list(self, prefix: str = "") -> Iterator[Entry]:
         with self._said("list", prefix) as full:
             found = [_object(meta) for page in self._store.list(full or None) for meta in page]
         yield from sorted(found)
+
+    def modified(self) -> dict[str, float]:
+        with self._said("list", "") as full:
+            pages = self._store.list(full or None)
+            return {meta["path"]: meta["last_modified"].timestamp() for page in pages for meta in page}
 
     def create(self, path: str, data: bytes) -> None:
         with self._said("create", path) as full:
@@ -348,12 +419,34 @@ class _Bucket:
             self._store.put(full, spooled)
 
 
+def _one_by_one(store: Store, paths: Iterable[str]) -> dict[str, Entry | None]:
+    found: dict[str, Entry | None] = {}
+    for path in paths:
+        with suppress(Outside):
+            found[path] = store.entry(path)
+    return found
+
+
 _NAMEABLE = re.compile(r"[^\x00-\x1f\x7f]*")  # what a key of a bucket may hold
 
 
 @lru_cache(maxsize=64)
 def _bucket(url: str) -> Store:
     return _Bucket(url)
+
+
+@lru_cache(maxsize=1)
+def _first_user() -> int:
+    return os.getpid()
+
+
+def _not_forked() -> None:
+    """Threads do not survive a fork, and obstore's would be waited for without end: say so instead."""
+    if os.getpid() != _first_user():
+        raise UserError(
+            "this process was forked from one that had used a bucket, whose connections it cannot use: start workers "
+            'with "spawn" or "forkserver" (DataLoader(..., multiprocessing_context="spawn"))'
+        )
 
 
 def _object(meta: Any) -> Entry:

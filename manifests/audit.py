@@ -26,7 +26,7 @@ from tarsia.manifests.reread import Claim, reread, reread_packed
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
 from tarsia.schemas.recipe import Recipe
-from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE
+from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TOMBSTONES
 
 __all__ = ["Audit", "Finding", "audit"]
 
@@ -146,11 +146,14 @@ def _check_nesting(sql: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest]
 def _check_conservation(sql: duckdb.DuckDBPyConnection, store: Store, state: CorpusState, book: Book) -> None:
     """Every record that was read is a sample or a row in quarantine, once, counted in the stored tables."""
     where = f"corpus {state.corpus.name}"
-    columns, parts = ("key", "draw", "questions"), [INDEX.empty_table().select(("key", "draw", "questions"))]
+    columns = ("key", "draw", "questions", "length")
+    parts = [INDEX.empty_table().select(columns)]
     for shard in state.shards:
         table = get_table(store, shard.index, columns, verify=True)
         book.equal(where, f"samples of {shard.leaf}", shard.samples, len(table))
-        book.equal(where, f"questions of {shard.leaf}", shard.questions, pc.sum(table["questions"]).as_py() or 0)
+        stands = table.filter(pc.greater(table["length"], 0))
+        book.equal(where, f"samples taken down of {shard.leaf}", shard.taken_down, len(table) - len(stands))
+        book.equal(where, f"questions of {shard.leaf}", shard.questions, pc.sum(stands["questions"]).as_py() or 0)
         bits = {f"{draw:064b}"[: len(shard.leaf) - 1] for draw in pc.min_max(table["draw"]).as_py().values()}
         book.equal(where, f"bits that the draws of {shard.leaf} begin with", {shard.leaf[1:]}, bits)
         parts.append(table)
@@ -160,18 +163,30 @@ def _check_conservation(sql: duckdb.DuckDBPyConnection, store: Store, state: Cor
     stored = [state.quarantine] if state.quarantine else []
     quarantine = get_tables(store, stored, QUARANTINE, ["key", "code"])
     origins = get_tables(store, state.origins, ORIGINS, ["key"])
-    for name, table in (("index_keys", index), ("quarantine", quarantine), ("origins", origins)):
+    taken = get_tables(store, [state.tombstones] if state.tombstones else [], TOMBSTONES, ["key", "sample"])
+    tables = {"index_all": index, "quarantine": quarantine, "origins": origins, "tombstones": taken}
+    for name, table in tables.items():
         sql.register(name, table)
+    sql.execute("create or replace temp view index_keys as select * from index_all where length > 0")
     codes = dict(sorted(sql.execute("select code, count(*) from quarantine group by 1").fetchall()))
     book.equal(where, "quarantined", state.quarantined, codes)
-    book.equal(where, "records read", state.records, len(origins))
-    book.equal(where, "records = samples + quarantined", state.records, len(index) + len(quarantine))
+    standing = len(index) - pc.sum(taken["sample"]).as_py() if len(taken) else len(index)
+    book.equal(where, "taken down", state.taken_down, len(taken))
+    book.equal(where, "records read", state.records, len(origins) + len(taken))
+    book.equal(
+        where, "records = samples + quarantined + taken down", state.records, standing + len(quarantine) + len(taken)
+    )
     ended = "select key from index_keys union all select key from quarantine"
     for name, query in (
         ("records with the same key", "select count(*) - count(distinct key) from origins"),
         ("records that are sample and quarantined", f"select count(*) - count(distinct key) from ({ended})"),
         ("records that came to nothing", f"select count(*) from (select key from origins except ({ended}))"),
         ("samples that no record is known of", f"select count(*) from (({ended}) except select key from origins)"),
-        ("keys without their draw", "select count(*) from index_keys where printf('%016x', draw) <> key[:16]"),
+        (
+            "samples taken down that have no tombstone, or the reverse",
+            "select count(*) from (select key from index_all where length = 0) i full join "
+            "(select key from tombstones where sample) t using (key) where i.key is null or t.key is null",
+        ),
+        ("keys without their draw", "select count(*) from index_all where printf('%016x', draw) <> key[:16]"),
     ):
         book.equal(where, name, 0, sql.execute(query).fetchall()[0][0])

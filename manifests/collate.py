@@ -20,7 +20,7 @@ from tarsia.builders.fbank import MELS
 from tarsia.builders.tokens import TILE, TILE_TOKENS
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
-from tarsia.manifests.stream import Batch, Context
+from tarsia.manifests.stream import Batch, Context, Handed
 from tarsia.manifests.tensors import IGNORED, KINDS, Chat, Ints, chat, filler
 from tarsia.schemas import recipe
 from tarsia.schemas.errors import Corrupt, UserError
@@ -38,6 +38,7 @@ class Collated:
     keys: tuple[tuple[str, ...], ...]  # of the samples of each context
     broken: tuple[Broken, ...]  # media that could not be decoded
     state: dict[str, Any]  # what the stream resumes from after this batch
+    handed: Handed  # what an `Account` notes of it
 
     def __getitem__(self, name: str) -> Any:
         return self.arrays[name]
@@ -103,10 +104,41 @@ class Chats:
             "features_lens": lengths(features),
             "features_at": begins[heard],
             "features_tokens": tokens[heard],
+            "guides_at": joined([item.guides + row * length for row, item in enumerate(items)], (), np.int64),
         }
 
 
 CHATS = Chats()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """The samples of one batch by seconds, each a conversation of its own."""
+
+    number: int
+    keys: tuple[str, ...]
+    chats: tuple[Chat, ...]
+    broken: tuple[Broken, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Conversations of batches by seconds: a row is one sample under its own system prompt."""
+
+    def arrays(self, context: Context, settings: recipe.Context) -> Apart:
+        """`manifests.tensors.chat` of every sample."""
+        chats = tuple(
+            chat(replace(context, tokens=one.tokens, samples=(one,), missing=()), settings) for one in context.samples
+        )
+        keys = tuple(key for one in chats for key in one.keys)
+        return Apart(context.number, keys, chats, tuple(fault for one in chats for fault in one.broken))
+
+    def collate(self, items: Sequence[Apart], settings: recipe.Context) -> Arrays:
+        """As `Chats`; the rows of one context after those of another."""
+        return CHATS.collate([one for item in items for one in item.chats], settings)
+
+
+ROWS = Rows()
 
 
 def _spans(items: Sequence[Chat]) -> Ints:
@@ -191,6 +223,7 @@ class Decoder:
                 tuple(item.keys for item in items),
                 faults,
                 batch.state,
+                batch.handed,
             )
 
     def _plain(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Any]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tarsia.builders.audio import resampled_length
-from tarsia.builders.chat import as_answered, state_after, turn_tokens
+from tarsia.builders.chat import as_met, state_after, turn_tokens
 from tarsia.builders.speech import SPEAKABLE_RULES, unspeakable
 from tarsia.builders.tokens import (
     Tokenizer,
@@ -42,12 +42,12 @@ COSTS = pa.schema(
     ]
 )
 RULES = 2  # another number where the same settings give other costs
-INDEX_COLUMNS = ("key", "kind", "language", "images", "audios", "videos")
+INDEX_COLUMNS = ("key", "kind", "language", "questions", "images", "audios", "videos", "length")
 
 
 def settings_digest(context: Context) -> str:
     """The identity of everything that costs depend on, the bytes of the vocabulary included, 16 hex digits."""
-    fields = context.model_dump(mode="json", exclude={"tokens", "prompt", "positions", "tokenizer"})
+    fields = context.model_dump(mode="json", exclude={"tokens", "prompt", "positions", "tokenizer", "guide"})
     return digest_of([FORMAT, RULES, SPEAKABLE_RULES, fields, words_of(context).digest])[:16]
 
 
@@ -61,11 +61,23 @@ def count(index: pa.Table, text: pa.Table, context: Context) -> pa.Table:
     words, rows = words_of(context), []
     columns = index.select(INDEX_COLUMNS).to_pylist()
     for facts, said in zip(columns, text.to_pylist(), strict=True):
-        turns = as_answered([Turn.model_validate(turn) for turn in said["conversations"]], context)
+        if not facts["length"]:
+            rows.append(_taken_down(facts))
+            continue
+        turns = [Turn.model_validate(turn) for turn in said["conversations"]]
+        turns = as_met(turns, facts["kind"], facts["language"], context)
         media = media_costs(facts, context)
         media["audio_tokens"] += _markers(turns, facts, context)
         rows.append({"key": facts["key"], **_text_costs(turns, facts, context, words), **media})
     return pa.Table.from_pylist(rows, COSTS)
+
+
+def _taken_down(facts: dict[str, Any]) -> dict[str, Any]:
+    """No token, and no question that may be spoken; its hours still count where hours are asked."""
+    none = [0] * facts["questions"]
+    nothing = {"answers": 0, "read": none, "heard": none, "speakable": [False] * len(none)}
+    seconds = sum(audio["samples"] / audio["rate"] for audio in facts["audios"])
+    return {"key": facts["key"], **nothing, "tiles": 0, "frames": 0, "audio_tokens": 0, "seconds": seconds}
 
 
 def _text_costs(turns: Sequence[Turn], facts: dict[str, Any], context: Context, words: Tokenizer) -> dict[str, Any]:

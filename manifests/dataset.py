@@ -18,8 +18,9 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tarsia.builders.pixels import MEAN, STD
-from tarsia.manifests.collate import CHATS, Collated, Decoder, Form
+from tarsia.manifests.collate import Collated, Decoder, Form
 from tarsia.manifests.stream import Batch, Stream
+from tarsia.manifests.utterances import form_of
 from tarsia.schemas.errors import UserError
 
 Item = TypeVar("Item", Batch, Collated)
@@ -87,7 +88,8 @@ class ContextDataset(_StageDataset[Batch]):
 class CollatedDataset(_StageDataset[Collated]):
     """Batches of tensors in the global order of their contexts. Use with `batch_size=None`.
 
-    `form` says which tensors (`manifests/collate.py`); `threads` decode `ahead` batches of the one that is trained on,
+    Which tensors the stage says, or that of its steps which is named; another `form` gives others
+    (`manifests/collate.py`). `threads` decode `ahead` batches of the one that is trained on,
     0 decodes in the caller, as befits workers. More than `broken` media that cannot be decoded raise `Corrupt`. Other
     options are those of `Stream`: `batch` and so on.
     """
@@ -97,7 +99,8 @@ class CollatedDataset(_StageDataset[Collated]):
         lake: str,
         stage: str,
         *,
-        form: Form[Any] = CHATS,
+        step: str | None = None,
+        form: Form[Any] | None = None,
         threads: int = 0,
         ahead: int = 2,
         broken: int = 0,
@@ -106,7 +109,9 @@ class CollatedDataset(_StageDataset[Collated]):
         **options: Any,
     ) -> None:
         super().__init__(lake, stage, rank=rank, world=world, **options)
-        self._decoder = Decoder(self.stream.manifest.context, form, threads=threads, ahead=ahead, broken=broken)
+        manifest = self.stream.manifest
+        form = form if form is not None else form_of(manifest.stage, step)
+        self._decoder = Decoder(manifest.context, form, threads=threads, ahead=ahead, broken=broken)
 
     def _read(self, batches: Iterator[Batch]) -> Iterator[Collated]:
         return (batch.map(torch.from_numpy) for batch in self._decoder(batches))

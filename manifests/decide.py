@@ -48,6 +48,11 @@ class Corpus(NamedTuple):
         return cast(Int32s, column(self.index, "questions"))
 
     @property
+    def stands(self) -> Bools:
+        """Which samples were not taken down."""
+        return np.asarray(column(self.index, "length") > 0)
+
+    @property
     def seconds(self) -> npt.NDArray[np.float64]:
         """Audio of each sample as it stands in the corpus."""
         return cast(npt.NDArray[np.float64], column(self.costs, "seconds"))
@@ -135,8 +140,8 @@ def circle(recipe: Recipe, stage: Stage, take: int, corpus: Corpus) -> Rows:
 def _to_hear(stage: Stage, corpus: Corpus, rows: Rows) -> int | None:
     """How many of the selected questions are to be heard: a share of all, or whatever is nothing without a voice."""
     if corpus.state.corpus.kind not in MADE:
-        return stage.spoken.of(int(corpus.questions[rows].sum())) if stage.spoken else None
-    made = int(np.count_nonzero(corpus.unsaid[rows]))
+        return stage.spoken.of(int((corpus.questions * corpus.stands)[rows].sum())) if stage.spoken else None
+    made = int(np.count_nonzero((corpus.unsaid & corpus.stands)[rows]))
     return made if made or stage.spoken else None
 
 
@@ -263,12 +268,15 @@ def decide(
     tokens = _read(costs) + hearing.tokens
     if context.prompt == "sample":
         tokens += seen(picked(corpus.index, rows), prompts)
+    audio = (column(costs, "audio_tokens") + hearing.audio).astype(np.int32)
+    if context.guide:
+        tokens += context.guide * (audio > 0)
     return Selected(
         corpus,
         ask,
         rows,
         tokens.astype(np.int32),
-        (column(costs, "audio_tokens") + hearing.audio).astype(np.int32),
+        audio,
         column(costs, "seconds") + hearing.samples16 / 16_000,
         hearing,
     )

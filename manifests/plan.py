@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from tarsia.builders.packing import fill, lower_bound
+from tarsia.builders.buckets import bucket, fewest
+from tarsia.builders.packing import Packing, fill, lower_bound
 from tarsia.builders.tables import rows_digest
 from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, mute, picked, seen
+from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, copies, positions, rounds
+from tarsia.schemas.identity import redraws
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Count, Deviation
 from tarsia.schemas.recipe import Context, Pack, Recipe
 from tarsia.schemas.shard import Stored
@@ -27,6 +30,8 @@ INDEX_COLUMNS = (
 )  # fmt: skip
 SPEECH_COLUMNS = ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum")
 PROMPTS = ("text", "image", "video")
+
+LOT = 100_000  # samples of a window, which share contexts; the windows of a stage come in an order of its own
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +49,9 @@ class Planned(NamedTuple):
     bound: int
     binding: str
     fill: float
+    padding: float | None
     deviation: Deviation | None
+    kept: int | None  # contexts of the parent that stay, None from scratch
 
     @property
     def rows(self) -> dict[str, str]:
@@ -54,9 +61,18 @@ class Planned(NamedTuple):
 
 
 def plan(
-    recipe: Recipe, name: str, corpora: Sequence[Corpus], prompts: dict[str, int], *, pending_as_text: bool = False
+    recipe: Recipe,
+    name: str,
+    corpora: Sequence[Corpus],
+    prompts: dict[str, int],
+    *,
+    pending_as_text: bool = False,
+    parent: Parent | None = None,
 ) -> Planned:
-    """One stage of a recipe over the corpora of a lake. Raises `Pending` where speech is still undecided."""
+    """One stage of a recipe over the corpora of a lake, from scratch or following a parent that is repaired.
+
+    Raises `Pending` where speech is still undecided.
+    """
     stage, context = recipe.stages[name], recipe.context_of(name)
     selected = [
         decide(corpus, ask, rows, context, prompts, pending_as_text=pending_as_text)
@@ -68,9 +84,9 @@ def plan(
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
     rooms = _rooms(everyone, stage.pack, context.tokens, carried, _unspoken(selected))
     parts = rounds([one.rows for one in selected])
-    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}")
+    filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
     shards, samples = _used(tars, _placed(everyone, filled))
-    contexts = _context_table(samples, filled.starts, context, carried)
+    contexts = _context_table(samples, filled.starts, context, carried, batched=rooms.longest is not None)
     return Planned(
         asks=tuple(one.ask for one in selected),
         counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=_group)),
@@ -82,7 +98,9 @@ def plan(
         bound=filled.bound,
         binding=filled.binding,
         fill=round(filled.fullness, 9),
+        padding=_padding(contexts) if rooms.longest is not None else None,
         deviation=_deviation(samples),
+        kept=filled.kept,
     )
 
 
@@ -154,7 +172,10 @@ def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
 
 
 class _Rooms(NamedTuple):
-    """What room each sample finds. A context that is shared leaves `capacity` tokens beside its system prompt."""
+    """What room each sample finds. A context that is shared leaves `capacity` tokens beside its system prompt.
+
+    Lengths and `longest` are microseconds of sound, of a batch by seconds with its padding.
+    """
 
     capacity: int
     units: Int32s  # tiles and frames
@@ -163,6 +184,9 @@ class _Rooms(NamedTuple):
     unspoken: Rows  # number in UNSPOKEN
     fits: Bools
     shares: Bools  # a context with others
+    lengths: Rows
+    longest: int | None
+    most: int  # samples of a batch
 
 
 UNSPOKEN = ("", "unspoken: refused", "unspoken: pending")  # why a sample that needs a voice has none
@@ -180,12 +204,20 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
     units = column(everyone, "tiles") + column(everyone, "frames")
     room = budget - seen(everyone, carried)
     alone = np.full(len(tokens), pack is None)
-    for name in pack.alone if pack else ():
+    longest = round(pack.seconds * 1_000_000) if pack and pack.seconds else None
+    for name in pack.alone if pack and longest is None else ():
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
-    fits = (tokens <= room) & (units <= (unit_cap or units)) & (unspoken == 0)
-    return _Rooms(capacity, units, unit_cap, room, unspoken, fits, fits & ~alone & (tokens <= capacity))
+    fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0) & (unspoken == 0)
+    lengths = np.empty(0, np.int64)
+    if longest is not None:
+        lengths = np.rint(column(everyone, "seconds") * 1_000_000).astype(np.int64)
+        fits &= (lengths > 0) & (lengths <= longest)
+    shares = fits & ~alone & (tokens <= capacity)
+    return _Rooms(
+        capacity, units, unit_cap, room, unspoken, fits, shares, lengths, longest, pack.samples if pack else 1
+    )
 
 
 def _holds(samples: pa.Table, name: str) -> Bools:
@@ -203,38 +235,87 @@ class _Filled(NamedTuple):
     bound: int
     binding: str
     fullness: float
+    kept: int | None
 
 
-def _fill(everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str) -> _Filled:
+def _fill(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str, parent: Parent | None
+) -> _Filled:
+    """All that fits in contexts, with figures of the whole."""
+
+    def filled(rows: Rows) -> tuple[Rows, Rows]:
+        return _contexts(everyone, position, rows, rooms, parts, purpose)
+
+    tokens, kept = column(everyone, "tokens"), None
+    fitting = order[rooms.fits[order]]
+    if parent is None:
+        rows, starts = filled(fitting)
+    else:
+        rows, starts, kept = mend(parent, everyone, rooms.fits, rooms.shares, order, filled)
+    together = order[rooms.shares[order]]
+    bound, binding = _bound(together, tokens, rooms)
+    shared = int(np.add.reduceat(rooms.shares[rows], starts[:-1]).astype(np.bool_).sum()) if len(rows) else 0
+    sizes, room = (tokens, rooms.capacity) if rooms.longest is None else (rooms.lengths, rooms.longest)
+    fullness = int(sizes[together].sum(dtype=np.int64)) / (shared * room) if shared else 1.0
+    return _Filled(rows, starts, bound + len(fitting) - len(together), binding, fullness, kept)
+
+
+def _contexts(
+    everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str
+) -> tuple[Rows, Rows]:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
-    together, alone = order[rooms.shares[order]], order[(rooms.fits & ~rooms.shares)[order]]
+    together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
     members, starts = [together[:0]], [np.zeros(1, np.int64)]
+    of_pack = list[Rows]()  # the part of each packed context
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
-        packing = fill(
-            tokens[mine],
-            rooms.capacity,
-            seed=_seed(purpose, part),
-            units=rooms.units[mine] if rooms.unit_cap else None,
-            unit_cap=rooms.unit_cap,
-        )
+        packing = _packed(mine, tokens, rooms, _seed(purpose, part))
         starts.append(packing.starts[1:] + starts[-1][-1])
         members.append(mine[packing.members])
-    bound, binding = packing.bound, packing.binding
-    if parts.any():
-        units = rooms.units[together] if rooms.unit_cap else None
-        bound, binding = lower_bound(tokens[together], rooms.capacity, units, rooms.unit_cap)
+        of_pack.append(np.full(len(packing.starts) - 1, part, np.int64))
     begins = np.concatenate(starts)
     packs = len(begins) - 1
     sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
     rows = np.concatenate([*members, alone])
+    in_parts = np.concatenate([*of_pack, parts[alone]])[sequence]
+    sequence = sequence[_by_lot(in_parts, len(rows), _seed(purpose, 0))]
     first = np.concatenate([begins[:-1], len(together) + np.arange(len(alone))])[sequence]
     length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
     ends = np.concatenate([[0], np.cumsum(length)])
     inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
-    fullness = int(tokens[together].sum(dtype=np.int64)) / (packs * rooms.capacity) if packs else 1.0
-    return _Filled(rows[np.repeat(first, length) + inside], ends, bound + len(alone), binding, fullness)
+    return rows[np.repeat(first, length) + inside], ends
+
+
+def _packed(mine: Rows, tokens: Int32s, rooms: _Rooms, seed: int) -> Packing:
+    """Contexts filled with tokens, or batches of samples that last alike."""
+    if rooms.longest is not None:
+        return bucket(rooms.lengths[mine], rooms.longest, rooms.most, seed=seed, window=LOT)
+    units = rooms.units[mine] if rooms.unit_cap else None
+    return fill(tokens[mine], rooms.capacity, seed=seed, units=units, unit_cap=rooms.unit_cap, window=LOT)
+
+
+def _bound(mine: Rows, tokens: Int32s, rooms: _Rooms) -> tuple[int, str]:
+    if rooms.longest is not None:
+        return fewest(rooms.lengths[mine], rooms.longest, rooms.most)
+    return lower_bound(tokens[mine], rooms.capacity, rooms.units[mine] if rooms.unit_cap else None, rooms.unit_cap)
+
+
+def _by_lot(parts: Rows, samples: int, seed: int) -> Rows:
+    """Contexts with their windows in the order of a draw, inside each part of the stage.
+
+    Stages of one seed take of the same arcs; so they do not go through them in the same order.
+    """
+    numbers = np.arange(max(1, round(samples / LOT)), dtype=np.uint64)
+    draws = redraws(np.full(len(numbers), seed, np.uint64), "order of windows", numbers)
+    window = np.arange(len(parts)) * len(numbers) // max(1, len(parts))
+    return np.lexsort((draws[window], parts))
+
+
+def _padding(contexts: pa.Table) -> float:
+    """By how much batches are longer than what is in them."""
+    placed = float(column(contexts, "seconds").sum())
+    return round(float(column(contexts, "padded_seconds").sum()) / placed - 1, 9) if placed else 0.0
 
 
 def _seed(purpose: str, part: int) -> int:
@@ -301,22 +382,29 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     over = order[~rooms.fits[order]]
     rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
     figures = zip(
-        rows["tokens"].to_pylist(),
-        *(one[over].tolist() for one in (rooms.room, rooms.units, rooms.unspoken)),
-        strict=True,
-    )
+        column(everyone, "length")[over].tolist(), rooms.unspoken[over].tolist(), rows["tokens"].to_pylist(),
+        rooms.room[over].tolist(), rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
+    )  # fmt: skip
     reasons = [
-        UNSPOKEN[unspoken]
+        "taken-down"
+        if not length
+        else UNSPOKEN[unspoken]
         if unspoken
         else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
-        for tokens, room, units, unspoken in figures
+        if rooms.unit_cap is not None and units > rooms.unit_cap
+        else f"over-lasting: {seconds:.3f} seconds, room for {(rooms.longest or 0) / 1e6:.3f}"
+        if seconds
+        else "silent: no sound to be batched by"
+        for length, unspoken, tokens, room, units, seconds in figures
     ]
     return pa.table([*rows.columns, pa.array(reasons, pa.string())], UNPLACED)
 
 
-def _context_table(samples: pa.Table, starts: Rows, context: Context, carried: dict[str, int]) -> pa.Table:
+def _context_table(
+    samples: pa.Table, starts: Rows, context: Context, carried: dict[str, int], *, batched: bool
+) -> pa.Table:
     """CONTEXTS, from the samples in training order."""
     begins, size = starts[:-1], np.diff(starts)
 
@@ -335,7 +423,10 @@ def _context_table(samples: pa.Table, starts: Rows, context: Context, carried: d
         "first": begins,
         **{name: sums(name) for name in ("tiles", "frames", "audio_tokens", "seconds")},
         "tokens": sums("tokens") + np.array([carried[name] for name in PROMPTS], np.int32)[number],
+        "padded_seconds": _nulls(len(size), pa.float64()),
     }
+    if batched and len(begins):
+        columns["padded_seconds"] = np.maximum.reduceat(column(samples, "seconds"), begins) * size
     return pa.table([columns[field.name] for field in CONTEXTS], CONTEXTS)
 
 

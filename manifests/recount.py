@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.buckets import fewest
 from tarsia.builders.chat import PROMPTS, system_tokens
 from tarsia.builders.packing import lower_bound
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.builders.tokens import tokenizer
 from tarsia.manifests.findings import StageTables
+from tarsia.manifests.refollow import check_repair
 from tarsia.manifests.reselect import check_selection, register_scope, register_takes
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import ORDER
@@ -26,10 +28,12 @@ _INDEX = ("key", "draw", "record", "language", "modality", "questions", "offset"
 
 def _alone(pack: Pack | None) -> str:
     """SQL: whether a sample shares its context with nobody."""
+    if pack is None or pack.seconds:
+        return str(pack is None).lower()
     media, kinds = ("text", "image", "video", "audio"), [kind.value for kind in Kind]
-    named = [f"contains(modality::varchar, '{name}')" for name in media if pack and name in pack.alone]
-    named += [f"kind::varchar = '{name}'" for name in kinds if pack and name in pack.alone]
-    return f"({' or '.join(named) or str(pack is None).lower()})"
+    named = [f"contains(modality::varchar, '{name}')" for name in media if name in pack.alone]
+    named += [f"kind::varchar = '{name}'" for name in kinds if name in pack.alone]
+    return f"({' or '.join(named) or 'false'})"
 
 
 def recount(stage: StageTables, tables: dict[str, pa.Table], store: Store, recipe: Recipe | None) -> None:
@@ -41,6 +45,8 @@ def recount(stage: StageTables, tables: dict[str, pa.Table], store: Store, recip
             check(stage)
     with stage.book.reading(stage.where):
         _check_header(stage, recipe)
+    with stage.book.reading(f"{stage.where} repaired"):
+        check_repair(stage, store)
 
 
 def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> None:
@@ -138,8 +144,14 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
         book.equal(where, "model", manifest.model, recipe.model)
         book.equal(where, "seed", manifest.seed, recipe.seed)
         book.equal(where, "stage", manifest.stage, recipe.stages.get(manifest.name))
-        tokens = (manifest.stage.pack.tokens if manifest.stage.pack else None) or recipe.context.tokens
-        book.equal(where, "context", manifest.context, recipe.context.model_copy(update={"tokens": tokens}))
+        pack, page = manifest.stage.pack, recipe.context
+        rows = pack is not None and pack.seconds is not None and page.prompt == "context"  # each under its own prompt
+        own = {
+            "tokens": (pack.tokens if pack else None) or page.tokens,
+            "prompt": "sample" if rows else page.prompt,
+            "guide": page.guide if manifest.stage.guide is None else manifest.stage.guide,
+        }
+        book.equal(where, "context", manifest.context, page.model_copy(update=own))
     words = tokenizer(manifest.context.tokenizer, manifest.context.words)
     book.equal(where, "vocabulary", manifest.vocabulary, words.digest)
     book.equal(where, "prompts", manifest.prompts, {name: system_tokens(words, name) for name in PROMPTS})
@@ -153,14 +165,17 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
 
 def _check_contexts(stage: StageTables) -> None:
     """Every context whole, within its budget, and what its row says; no sample meets a copy of itself."""
-    manifest = stage.manifest
-    most = (manifest.stage.pack.tiles if manifest.stage.pack else None) or 2**31
+    manifest, pack = stage.manifest, stage.manifest.stage.pack
+    most = (pack.tiles if pack else None) or 2**31
+    seconds, samples = (pack.seconds, pack.samples) if pack and pack.seconds else (None, 2**31)
     stage.book.equal(stage.where, "contexts", stage.manifest.contexts, stage.one("select count(*) from contexts")[0])
     stage.none(
         f"""
         with sums as (
             select context, count(*) as n, sum(tokens) as t, sum(tiles) as s_tiles, sum(frames) as s_frames,
-                   sum(audio_tokens) as s_audio, sum(seconds) as s_seconds, min(slot) as low, max(slot) as high,
+                   sum(audio_tokens) as s_audio, sum(seconds) as s_seconds, max(tokens) as t_most,
+                   if($4::double is null, null, max(seconds) * count(*)) as s_padded,
+                   min(slot) as low, max(slot) as high,
                    count(distinct slot) as slots, bool_and(row - slot is not distinct from first) as in_place,
                    bool_or(seen(modality) = 'video') as video, bool_or(seen(modality) = 'image') as image,
                    bool_or({_alone(manifest.stage.pack)}) as alone,
@@ -173,7 +188,11 @@ def _check_contexts(stage: StageTables) -> None:
         left join sums s using (context) left join prompts p on p.prompt =
               (case when s.video then 'video' when s.image then 'image' else 'text' end)
         left join starts f using (context)
-        where c.samples is distinct from s.n or c.tokens is distinct from s.t + p.cost or c.tokens > $1
+        where c.samples is distinct from s.n or c.tokens is distinct from s.t + p.cost
+           or if($4::double is null, c.tokens, t_most) > $1
+           or s_padded > $4::double + 1e-6 or s.n > $5
+           or (s_padded is null) is distinct from (c.padded_seconds is null)
+           or abs(s_padded - c.padded_seconds) > 1e-6
            or c.tiles is distinct from s_tiles or c.frames is distinct from s_frames
            or c.audio_tokens is distinct from s_audio or not coalesce(abs(c.seconds - s_seconds) <= 1e-6, false)
            or s.low is distinct from 0 or s.high is distinct from s.n - 1 or s.slots is distinct from s.n
@@ -186,6 +205,8 @@ def _check_contexts(stage: StageTables) -> None:
         manifest.context.tokens,
         most,
         manifest.context.prompt,
+        seconds,
+        samples,
     )
     stage.none(
         "select key, context from samples where context is null or context not in (select context from contexts)",
@@ -202,7 +223,7 @@ def _check_samples(stage: StageTables) -> None:
         select s.key, s.corpus::varchar from samples s left join tars t on t.number = s.shard
         left join lake_index i on i.key = s.key and i.corpus = s.corpus::varchar
         where i.key is null or i.path is distinct from t.path or i."offset" is distinct from s."offset"
-           or i.length is distinct from s.length or i.checksum is distinct from s.checksum order by 1
+           or i.length is distinct from s.length or i.checksum is distinct from s.checksum or i.length = 0 order by 1
         """,
         "samples that do not lie where the lake's index has them",
     )
@@ -231,7 +252,7 @@ def _check_rooms(stage: StageTables) -> None:
     stage.sql.execute(
         """create or replace temp table wanted as select c.key, c.copy, c.corpus, c.placed, v.key is not null as made,
            n.key is not null as refused from chosen c
-           join lasting i on i.key = c.key and i.corpus = c.corpus and i.wanting
+           join lasting i on i.key = c.key and i.corpus = c.corpus and i.wanting and i.length > 0
            left join clips v on v.key = c.key and v.corpus = c.corpus and v.turn = 0
            left join no n on n.key = c.key and n.corpus = c.corpus and n.turn = 0"""
     )
@@ -248,16 +269,28 @@ def _check_rooms(stage: StageTables) -> None:
     stage.none(
         """
         select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy)
-        left join wanted w using (key, copy) where not r.placed and coalesce(w.made, true) and
-        case when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
+        join lake_index i on i.key = r.key and i.corpus = r.corpus
+        left join wanted w on w.key = r.key and w.copy = r.copy where not r.placed and coalesce(w.made, true) and
+        case when i.length = 0 then u.reason is distinct from 'taken-down'
+             when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
                                                                           r.tokens, r.room)
+             when $2::double is not null and r.seconds = 0
+                  then u.reason is distinct from 'silent: no sound to be batched by'
+             when $2::double is not null then r.seconds <= $2::double or u.reason is distinct from
+                  format('over-lasting: {:.3f} seconds, room for {:.3f}', r.seconds, $2::double)
         else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
              or try_cast(regexp_extract(u.reason, '[0-9]+') as bigint) <= $1 end
         order by 1
         """,
         "unplaced samples that would fit, or for another reason",
         most,
+        pack.seconds if pack else None,
     )
+    if pack and pack.seconds:
+        _check_batches(stage, pack.seconds, pack.samples)
+        return
+    book, where = stage.book, stage.where
+    book.equal(where, "padding", manifest.padding, None)
     shared = stage.sql.sql(
         """select r.tokens, s.tiles + s.frames as units, s.context from rooms r join samples s using (key, copy)
            where r.placed and not r.alone and r.tokens <= $1 and r.tokens > 0 and s.context is not null""",
@@ -267,10 +300,25 @@ def _check_rooms(stage: StageTables) -> None:
     units = np.asarray(shared["units"], np.int32) if pack and pack.tiles else None
     alone = stage.one("select count(*) from samples")[0] - len(costs)
     bound, binding = lower_bound(costs, capacity, units, pack.tiles if pack else None)
-    stage.book.equal(stage.where, "bound", manifest.bound, bound + alone)
-    stage.book.equal(stage.where, "binding", manifest.binding, binding)
+    book.equal(where, "bound", manifest.bound, bound + alone)
+    book.equal(where, "binding", manifest.binding, binding)
     fullness = int(costs.sum(dtype=np.int64)) / (packs * capacity) if packs else 1.0
-    stage.book.equal(stage.where, "fill", manifest.fill, fullness)
+    book.equal(where, "fill", manifest.fill, fullness)
+
+
+def _check_batches(stage: StageTables, budget: float, most: int) -> None:
+    """The bound, fill and padding of batches by seconds, from the seconds of their samples."""
+    manifest, book, where = stage.manifest, stage.book, stage.where
+    lengths = stage.sql.sql("select round_even(seconds * 1e6, 0)::bigint as length from samples").fetchnumpy()["length"]
+    bound, binding = fewest(np.asarray(lengths, np.int64), round(budget * 1e6), most)
+    book.equal(where, "bound", manifest.bound, bound)
+    book.equal(where, "binding", manifest.binding, binding)
+    seconds, padded, batches = stage.one(
+        """select coalesce(sum(real), 0), coalesce(sum(padded), 0), count(*) from
+           (select sum(seconds) as real, max(seconds) * count(*) as padded from samples group by context)"""
+    )
+    book.equal(where, "fill", manifest.fill, seconds / (batches * budget) if batches else 1.0)
+    book.equal(where, "padding", manifest.padding, padded / seconds - 1 if seconds else 0.0)
 
 
 def _check_speech(stage: StageTables) -> None:
@@ -327,7 +375,8 @@ def _check_speech(stage: StageTables) -> None:
            where not coalesce(abs(c.seconds - i.seconds - coalesce(said.seconds, 0)) <= 1e-6, false)""",
         "samples with other seconds than their audio and their clips",
     )
-    by_take = "select corpus, take, sum(questions) from chosen join belongs using (corpus, lang, modality) group by all"
+    by_take = """select c.corpus, take, sum(c.questions) from chosen c join belongs using (corpus, lang, modality)
+                 join lake_index i on i.key = c.key and i.corpus = c.corpus where i.length > 0 group by all"""
     counted = {(corpus, take): questions for corpus, take, questions in sql.execute(by_take).fetchall()}
     by_take = """select c.corpus, b.take, count(*) from wanted w join chosen c using (key, copy)
                  join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality group by all"""

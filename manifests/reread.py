@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from tarsia.builders.audio import resampled_length
-from tarsia.builders.chat import Medium, as_answered, ids_of, pieces, prompt_of, state_after, system
+from tarsia.builders.chat import Medium, as_met, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.images import read_image
 from tarsia.builders.shards import members
 from tarsia.builders.speech import unspeakable
@@ -95,6 +95,10 @@ def _reread_shard(store: Store, shard: Shard, tallies: Sequence["_Tally"], book:
     book.equal(path, "samples in the text", [row["key"] for row in index], [row["key"] for row in text])
     said = {row["key"]: row["conversations"] for row in text}
     for row in index:
+        if not row["length"]:  # taken down
+            silence = [{"from": "human", "value": ""}] * row["questions"]
+            book.equal(f"{path} {row['key']}", "text", said.get(row["key"]), silence)
+            continue
         place = f"{path} {row['key']}"
         with book.reading(place):
             span = data[row["offset"] : row["offset"] + row["length"]]
@@ -234,7 +238,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
     text = sum(len(ids_of(words, piece)) for piece in rendered)
     seen = frames = audio = turn_number = 0
     seconds, state = 0.0, ""
-    for turn in as_answered(sample.conversations, context):
+    for turn in as_met(sample.conversations, sample.kind, sample.language, context):
         spoken, sounds = turn.speaker == "human" and turn_number in heard and not made, []
         for piece in pieces(turn, spoken=spoken, state=state):
             text += len(ids_of(words, piece))
@@ -255,6 +259,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
             noise = sample.kind is Kind.NOISE
             state = state_after(turn, spoken=spoken, noise=noise, states=context.states)
             turn_number += 1
+    text += context.guide if audio else 0
     return Cost(text + TILE_TOKENS * (seen + frames) + audio, seen, frames, audio, seconds)
 
 

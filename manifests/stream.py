@@ -1,287 +1,226 @@
 """Stream: the contexts of a stage in their one global order, for any number of ranks. The trainer's side, without Ray.
 
-Contexts are numbered by the manifest, a global batch is a run of `batch` of them, and a rank reads its slice of every
-global batch. What a rank reads next is therefore a function of one number, and the state to resume from is that number,
-the batch size and the manifest's digest: the next batch on three ranks is the one that eight would have seen.
+Contexts are numbered by the manifest, an epoch puts them into an order that follows from the manifest alone, a global
+batch is a run of `batch` of them, and a rank reads its slice of every global batch. What a rank reads next is therefore
+a function of two numbers, and the state to resume from is these (epoch and position), the batch size and the manifest's
+digest: the next batch on three ranks is the one that eight would have seen.
 
-Bytes are read straight from the shards and sidecars, one range a sample, and compared with their checksum.
+Bytes come from the tars of `tarsia pack` where these were made for this manifest, else straight from shards and
+sidecars; local or from a bucket, with a cache on disk or without: the contexts and the state are the same.
 """
 
-import dataclasses
-import io
-import os
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tarsia.builders.lake import Lake
-from tarsia.builders.shards import members
-from tarsia.builders.storage import Store
-from tarsia.schemas.errors import Corrupt, NotThere, StorageFault, UserError
-from tarsia.schemas.identity import checksum, digest, digest_of
+from tarsia.manifests.cache import Cache
+from tarsia.manifests.context import Context, InPacks, InShards, Layout, Missing, Streamed, packs
+from tarsia.manifests.order import Order, Step, share, steps
+from tarsia.manifests.places import Group, Placed, Places
+from tarsia.manifests.ranges import PREFETCH, Data, Ranges, Span
+from tarsia.schemas.errors import Corrupt, NotThere, UserError
+from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.manifest import Manifest, stage_path
-from tarsia.schemas.sample import Kind, Sample
-from tarsia.schemas.shard import Stored
+
+__all__ = ["Batch", "Cache", "Context", "Handed", "Missing", "Stream", "Streamed", "load_manifest", "manifest_digest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed:
-    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn)."""
+class Handed(NamedTuple):
+    """What an account wants to know of a batch: a few numbers, which stay with it when it becomes tensors."""
 
-    sample: Sample
-    tokens: int
-    media: dict[str, bytes]
-    heard: dict[int, bytes]
-    words: Mapping[int, str] = dataclasses.field(default_factory=dict)  # of what is heard, as the voice was given it
-
-    @property
-    def asked(self) -> frozenset[int]:
-        """The questions that are heard instead of read. Of text-to-speech the answer is what is heard."""
-        return frozenset(() if self.sample.kind is Kind.TTS else self.heard)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """One packed context: whole samples in order, under one system prompt (`text`, `image` or `video`)."""
-
-    number: int
-    prompt: str
-    tokens: int
-    samples: tuple[Streamed, ...]
+    step: Step
+    contexts: int
+    figures: dict[Group, list[int]]  # samples, questions, tokens and microseconds of audio
+    missing: tuple[tuple[int, Missing], ...]  # by the number of their context
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A rank's slice of one global batch, and the state that resumes after it."""
+    """A rank's slice of one global batch, which of the stage that was, and the state that resumes after it."""
 
     contexts: tuple[Context, ...]
     state: dict[str, Any]
+    step: Step
+
+    @property
+    def handed(self) -> Handed:
+        """What is in it, counted."""
+        figures: dict[Group, list[int]] = {}
+        for context in self.contexts:
+            for one in context.samples:
+                row = figures.get(one.group)
+                if row is None:
+                    row = figures[one.group] = [0, 0, 0, 0]
+                row[0] += 1
+                row[1] += one.questions
+                row[2] += one.tokens
+                row[3] += one.microseconds
+        missing = tuple((context.number, lost) for context in self.contexts for lost in context.missing)
+        return Handed(self.step, len(self.contexts), figures, missing)
+
+
+class _Asked(NamedTuple):
+    number: int
+    placed: Placed
+    spans: list[Span]
 
 
 class Stream:
     """The contexts of a planned stage, for one rank of a world.
 
-    >>> stream = Stream("s3://bucket/lake", "vita-1.5/2.2", batch=64, rank=3, world=8)
+    >>> stream = Stream("s3://bucket/lake", "vita-1.5/2.2", batch=64, rank=3, world=8, epochs=2)
     >>> for batch in stream: ...
 
+    batch     contexts of a global batch
+    epochs    how often the stage is gone through; each but the first in an order of its own
+    prefetch  bytes that are read from a bucket, and not yet asked for, at most
+    cache     where blocks of a bucket's objects are kept on a local disk
+    bad       samples that may be missing, in this process, before reading fails; a context comes without them
+    packed    false: read the shards even where packed tars stand
+
     Every iteration begins where the state says that was loaded last, or else at the first context. A stream may be
-    pickled, and used after a fork.
+    pickled, and used after a fork; one on a bucket only pickled, since connections do not survive a fork.
     """
 
-    def __init__(self, lake: str, stage: str, *, batch: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        lake: str,
+        stage: str,
+        *,
+        batch: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        epochs: int = 1,
+        prefetch: int = PREFETCH,
+        cache: Cache | None = None,
+        bad: int = 0,
+        packed: bool = True,
+    ) -> None:
         if batch < 1 or not 0 <= rank < world:
             raise UserError(
                 f"batch {batch}, rank {rank} of {world}: batch is at least 1, rank at least 0 and below world"
             )
-        self.lake = lake
+        if epochs < 1 or prefetch < 1 or bad < 0:
+            raise UserError(f"epochs {epochs}, prefetch {prefetch}, bad {bad}: at least 1, 1 and 0")
+        self.lake, self.stage = lake, stage
         self.manifest = load_manifest(lake, stage)
-        self.batch, self.rank, self.world = batch, rank, world
-        self.first = self.position = 0
-        self._digest = manifest_digest(self.manifest)[:32]
+        self.batch, self.rank, self.world, self.epochs = batch, rank, world, epochs
+        self.prefetch, self.bad, self.missing = prefetch, bad, 0
+        self._cache, self._packed = cache, packed
+        self._digest = manifest_digest(self.manifest)
+        repaired = self.manifest.repaired
+        self._accepted = {digest[:32] for digest in (self._digest, *(repaired.parents if repaired else ()))}
+        self._first = self._next = (0, 0)  # epoch and position
         self._open()
 
     def __len__(self) -> int:
-        """Global batches from the start of the stage; the last may be short."""
-        return (self.manifest.contexts + self.batch - 1) // self.batch
+        """Global batches from the start of the stage to the end of its last epoch; the last of each may be short."""
+        return self.epochs * ((self.manifest.contexts + self.batch - 1) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.slices()
 
     def slices(self, worker: int = 0, workers: int = 1) -> Iterator[Batch]:
         """The rank's slice of every global batch; of several loader workers each takes every `workers`-th."""
-        for begin in range(self.first, self.manifest.contexts, self.batch)[worker::workers]:
-            end = min(begin + self.batch, self.manifest.contexts)
-            mine = range(
-                begin + (end - begin) * self.rank // self.world,
-                begin + (end - begin) * (self.rank + 1) // self.world,
-            )
-            batch = Batch(tuple(self.context(number) for number in mine), self._state(end))
+        first = self._first
+        contexts = self._read(
+            self._order.context(step.epoch, position)
+            for step in islice(self._steps(first), worker, None, workers)
+            for position in share(step, self.rank, self.world)
+        )
+        for step in islice(self._steps(first), worker, None, workers):
+            mine = tuple(islice(contexts, len(share(step, self.rank, self.world))))
+            after = self._after(step)
             if workers == 1:
-                self.position = end
-            yield batch
+                self._next = after
+            yield Batch(mine, self._state(*after), step)
 
     def context(self, number: int) -> Context:
-        """One context by its number."""
+        """One context by its number in the manifest."""
         if not 0 <= number < self.manifest.contexts:
             raise NotThere(
                 f"{self.manifest.model}/{self.manifest.name} has {self.manifest.contexts} contexts, none is {number}"
             )
-        prompt, tokens, first, samples = self._contexts.row(number)
-        places = [self._samples.row(row) for row in range(first, first + samples)]
-        return Context(number, prompt, tokens, tuple(self._streamed(_Place(*place)) for place in places))
+        asked = self._ask(number)
+        return self._made(asked, [self._ranges.read(span) for span in asked.spans])
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: resuming from it gives the next global batch, on any number of ranks."""
-        return self._state(self.position)
+        return self._state(*self._next)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a state says. Refuses the state of another manifest or batch size."""
-        mine = self._state(0)
+        """Goes on where a state says. Refuses the state of another batch size or manifest, but for those repaired."""
+        mine = self._state(0, 0)
+        if state.get("manifest") in self._accepted:
+            state = {**state, "manifest": mine["manifest"]}
         for field in ("manifest", "batch"):
             if state.get(field) != mine[field]:
                 raise UserError(
                     f"this state was saved with {field} {state.get(field)}, the stream has {mine[field]}: "
                     "resuming would train on other contexts than it says"
                 )
-        position = state.get("position")
-        if not isinstance(position, int) or not 0 <= position <= self.manifest.contexts:
-            raise UserError(f"this state's position is {position}; the stage has {self.manifest.contexts} contexts")
-        self.first = self.position = position
+        epoch, position, contexts = state.get("epoch"), state.get("position"), self.manifest.contexts
+        if not isinstance(position, int) or not 0 <= position <= contexts:
+            raise UserError(f"this state's position is {position}; the stage has {contexts} contexts")
+        if not isinstance(epoch, int) or not 0 <= epoch <= self.epochs:
+            raise UserError(f"this state's epoch is {epoch}; the stream has {self.epochs}, numbered from 0")
+        self._first = self._next = (epoch, position)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_contexts", "_samples", "_tars")}
+        return {name: value for name, value in self.__dict__.items() if name not in _OPENED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
 
     def _open(self) -> None:
-        store, tables = Lake(self.lake).store, self.manifest.tables
-        self._contexts = _Rows(store, tables["contexts"], ("prompt", "tokens", "first", "samples"))
-        self._samples = _Rows(store, tables["samples"], _Place._fields)
-        self._tars = _Tars(store)
+        store = Lake(self.lake).store
+        shards = packs(store, self.manifest, self._digest) if self._packed else []
+        self._layout: Layout = InPacks(store, shards) if shards else InShards(store, self.manifest)
+        self._places = Places(store, self.manifest)
+        self._ranges = Ranges(store, self._cache)
+        self._order = order_of(self.manifest)
 
-    def _state(self, position: int) -> dict[str, Any]:
-        return {"manifest": self._digest, "batch": self.batch, "position": position}
+    def _steps(self, first: tuple[int, int]) -> Iterator[Step]:
+        return steps(self.manifest.contexts, self.batch, self.epochs, epoch=first[0], position=first[1])
 
-    def _streamed(self, place: "_Place") -> Streamed:
-        media = self._members(place, place.shard, place.offset, place.length, place.checksum)
-        said = {}
-        if place.spoken:
-            lying = (place.speech_shard, place.speech_offset, place.speech_length, place.speech_checksum)
-            said = self._members(place, *lying)
-        try:
-            sample = Sample.model_validate_json(media.pop("json"))
-            heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
-            clips = orjson.loads(said["json"])["clips"] if said else []
-        except KeyError as missing:
-            raise Corrupt(f"{self.lake}: sample {place.key} has no member {missing}") from None
-        words = {clip["turn"]: clip["spoken"] for clip in clips if clip["turn"] in heard}
-        return Streamed(sample, place.tokens, media, heard, words)
+    def _after(self, step: Step) -> tuple[int, int]:
+        """Epoch and position after a step; the end of an epoch is the beginning of the next."""
+        return (step.epoch, step.end) if step.end < self.manifest.contexts else (step.epoch + 1, 0)
 
-    def _members(self, place: "_Place", shard: int, offset: int, length: int, expected: int) -> dict[str, bytes]:
-        path = self.manifest.shards[shard].path
-        data = self._tars.read(path, offset, length)
-        if checksum(data) != expected:
-            raise Corrupt(
-                f"{self.lake}/{path}: sample {place.key}, {length} bytes from byte {offset}, is not what was written"
-            )
-        return dict(members(data, place.key, path))
+    def _state(self, epoch: int, position: int) -> dict[str, Any]:
+        return {"manifest": self._digest[:32], "batch": self.batch, "epoch": epoch, "position": position}
 
+    def _read(self, numbers: Iterable[int]) -> Iterator[Context]:
+        wanted = ((asked, asked.spans) for asked in map(self._ask, numbers))
+        for asked, parts in self._ranges.ahead(wanted, self.prefetch, self._layout.haul):
+            yield self._made(asked, parts)
 
-class _Place(NamedTuple):
-    """What reading a sample needs: a row of SAMPLES."""
+    def _ask(self, number: int) -> _Asked:
+        placed = self._places.context(number)
+        return _Asked(number, placed, self._layout.spans(number, placed.samples))
 
-    key: str
-    tokens: int
-    spoken: list[int]
-    shard: int
-    offset: int
-    length: int
-    checksum: int
-    speech_shard: int
-    speech_offset: int
-    speech_length: int
-    speech_checksum: int
+    def _made(self, asked: _Asked, parts: list[Data]) -> Context:
+        number, (prompt, tokens, places), spans = asked
+        found = list(self._layout.samples(number, places, spans, parts, self._ranges.again))
+        samples = tuple([one for one in found if isinstance(one, Streamed)])
+        if len(samples) == len(found):
+            return Context(number, prompt, tokens, samples)
+        missing = tuple(one for one in found if isinstance(one, Missing))
+        self.missing += len(missing)
+        if self.missing > self.bad:
+            allowed = f"; {self.missing} samples missing, {self.bad} allowed" if self.bad else ""
+            raise Corrupt(f"{missing[0].why}{allowed}")
+        return Context(number, prompt, tokens - sum(one.tokens for one in missing), samples, missing)
 
 
-class _Rows:
-    """The rows of a stored table by their number, for one who asks for neighbours: only what holds them is read.
-
-    A row group is kept as Arrow holds it and turned into Python values a block at a time, so that any row of a table
-    of millions is there in milliseconds, and the next thousand at once.
-    """
-
-    BLOCK = 1024  # rows
-    SMALL = 1 << 20  # bytes of a table that is read, and compared with its digest, as a whole
-
-    def __init__(self, store: Store, stored: Stored, columns: Sequence[str]) -> None:
-        self._store, self._stored, self._columns = store, stored, columns
-        self._first, self._group = 0, pa.table({})
-        self._blocks: OrderedDict[int, list[tuple[Any, ...]]] = OrderedDict()
-
-    def row(self, number: int) -> tuple[Any, ...]:
-        """One row, as a tuple of its columns."""
-        block, inside = divmod(number, self.BLOCK)
-        if block not in self._blocks:
-            self._blocks[block] = self._read(block * self.BLOCK)
-            if len(self._blocks) > 4:
-                self._blocks.popitem(last=False)
-        try:
-            return self._blocks[block][inside]
-        except IndexError:
-            raise Corrupt(f"{self._store.url}/{self._stored.path} has no row {number}") from None
-
-    def _read(self, first: int) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        while len(rows) < self.BLOCK and self._load(first + len(rows)):
-            begin = first + len(rows) - self._first
-            part = self._group.slice(begin, self.BLOCK - len(rows))
-            rows += zip(*(column.to_pylist() for column in part.columns), strict=True)
-        return rows
-
-    def _load(self, number: int) -> bool:
-        """Makes the row group that holds a row the one in memory; false beyond the last."""
-        if self._first <= number < self._first + len(self._group):
-            return True
-        try:
-            with self._opened() as file, pq.ParquetFile(file, page_checksum_verification=True) as table:
-                sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-                ends = np.cumsum(sizes)
-                group = int(np.searchsorted(ends, number, side="right"))
-                if group == len(ends):
-                    return False
-                self._group = table.read_row_group(group, columns=list(self._columns)).select(self._columns)
-                self._first = int(ends[group]) - len(self._group)
-        except pa.ArrowException as error:
-            raise Corrupt(f"{self._store.url}/{self._stored.path}: cannot be read: {error}") from error
-        return True
-
-    def _opened(self) -> BinaryIO:
-        if self._stored.bytes >= self.SMALL:
-            return self._store.open(self._stored.path)
-        data = self._store.read(self._stored.path)
-        if digest(data) != self._stored.digest:
-            raise Corrupt(f"{self._store.url}/{self._stored.path}: not the bytes that were written (BLAKE3 differs)")
-        return io.BytesIO(data)
-
-
-class _Tars:
-    """Ranges of tars. On a local folder the files last used stay open; reads share no position, so forks may too."""
-
-    MOST = 128  # open files: a window of a stage spans a shard or two of every corpus
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._local = "://" not in store.url
-        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
-
-    def read(self, path: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`."""
-        if not self._local:
-            return self._store.read_range(path, offset, length)
-        if path in self._files:
-            self._files.move_to_end(path)
-        else:
-            self._files[path] = self._store.open(path)
-            if len(self._files) > self.MOST:
-                self._files.popitem(last=False)[1].close()
-        try:
-            return os.pread(self._files[path].fileno(), length, offset)
-        except OSError as error:
-            raise StorageFault(f"cannot read '{path}' in {self._store.url}: {error.strerror}") from error
-
-    def __del__(self) -> None:
-        for file in self._files.values():
-            file.close()
+_OPENED = ("_layout", "_places", "_ranges", "_order")
 
 
 def load_manifest(lake: str, stage: str) -> Manifest:
@@ -303,6 +242,14 @@ def load_manifest(lake: str, stage: str) -> Manifest:
     if manifest.format != FORMAT:
         raise Corrupt(f"{lake}/{path} has format {manifest.format}, not {FORMAT}")
     return manifest
+
+
+def order_of(manifest: Manifest) -> Order:
+    """The order of a stage. A repaired one keeps that of the plan from scratch, what was added since comes last."""
+    repaired = manifest.repaired
+    if repaired is None:
+        return Order(manifest_digest(manifest), manifest.contexts)
+    return Order(repaired.parents[0], repaired.first, more=manifest.contexts - repaired.first)
 
 
 def manifest_digest(manifest: Manifest) -> str:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tarsia.builders.chat import Control, Medium, Piece, ids_of, pieces, prompt_of, state_after, system
+from tarsia.builders.chat import Control, Medium, Piece, as_met, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.fbank import Features
 from tarsia.builders.pixels import Squares
 from tarsia.builders.tokens import Tokenizer
@@ -52,6 +52,7 @@ class Chat:
     cu_seqlens: NDArray[np.int32]  # (segments + 1,) a segment attends to nothing but itself
     bounds: Ints  # (s + 1,) sample i is [bounds[i], bounds[i + 1])
     spans: Ints  # (m, 4) kind, number of its first square or of its features, begin, end
+    guides: Ints  # (g,) where the guide tokens of each sample with sound begin
     squares: tuple[Squares, ...]  # of each image and video
     features: tuple[Features, ...]  # of each audio
     broken: tuple[Broken, ...]
@@ -97,6 +98,7 @@ def chat(context: Context, settings: recipe.Context) -> Chat:
         cu_seqlens=np.array(ends, np.int32),
         bounds=np.array(page.bounds, np.int64),
         spans=_spans(page.media),
+        guides=np.array(page.guides, np.int64),
         squares=tuple(array for kind, array, _ in decoded if kind is not Medium.AUDIO),
         features=tuple(array for kind, array, _ in decoded if kind is Medium.AUDIO),
         broken=tuple(broken),
@@ -120,6 +122,8 @@ class _Page:
         self.states: list[int] = []
         self.bounds: list[int] = []
         self.media: list[_Stands] = []
+        self.guides: list[int] = []
+        self._guide = 0  # tokens that are due before the next sound
         self._settings, self._words = settings, words_of(settings)
         self._opening = sum(len(ids_of(self._words, piece)) for piece in ("\n", Control.START, "assistant\n"))
 
@@ -129,9 +133,10 @@ class _Page:
         noise, own = sample.kind is Kind.NOISE, media_of(part, settings)
         question, asked = -1, 0
         self.bounds.append(len(self.ids))
+        self._guide = settings.guide
         if settings.prompt == "sample":
             self.write(system(prompt_of([sample.modality])))
-        for turn in sample.conversations:
+        for turn in as_met(sample.conversations, sample.kind, sample.language, settings):
             if turn.speaker == "gpt":
                 if settings.states == "labels":
                     self._classify(asked, NOISE if noise else QUERY)
@@ -145,6 +150,8 @@ class _Page:
     def write(self, rendered: Sequence[Piece | Seen], *, given: int = sys.maxsize) -> None:
         """Writes pieces, of which all is learnt but the first `given` tokens and what media there are."""
         for piece in rendered:
+            if isinstance(piece, Seen) and piece.kind is Medium.AUDIO and piece.tokens and self._guide:
+                self._lead()
             begin = len(self.ids)
             ids = self._ids(piece)
             self.ids += ids
@@ -153,7 +160,15 @@ class _Page:
             silent = len(ids) if isinstance(piece, Seen) else min(given, len(ids))
             self.labels += [IGNORED] * silent + ids[silent:]
             self.states += [IGNORED] * len(ids)
-            given -= silent
+            given = max(0, given - silent)
+
+    def _lead(self) -> None:
+        """Writes fillers where the guide tokens go."""
+        self.guides.append(len(self.ids))
+        self.ids += [filler(self._words)] * self._guide
+        self.labels += [IGNORED] * self._guide
+        self.states += [IGNORED] * self._guide
+        self._guide = 0
 
     def _ids(self, piece: Piece | Seen) -> list[int]:
         if isinstance(piece, Seen):

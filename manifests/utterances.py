@@ -22,7 +22,7 @@ from tarsia.builders.chat import restore
 from tarsia.builders.fbank import MELS, features_of
 from tarsia.builders.samples import RATE_TTS
 from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN
-from tarsia.manifests.collate import Arrays, lengths, padded
+from tarsia.manifests.collate import CHATS, ROWS, Arrays, Form, lengths, padded
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
 from tarsia.manifests.stream import Context, Streamed
@@ -110,6 +110,16 @@ class Pairs:
         if codes.ndim != 1 or not codes.size or codes.min() < 0 or codes.max() >= CODES:
             raise UserError(f"sample {key}, audio {number}: codes are a row of ids from 0 to {CODES - 1}")
         return codes
+
+
+def form_of(stage: recipe.Stage, step: str | None = None) -> Form[Any]:
+    """The form that a stage, or one of its steps, asks for. `UserError` where it has steps and none is named."""
+    if (step is None) is bool(stage.steps) or (step is not None and step not in stage.steps):
+        steps = ", ".join(stage.steps) or "none"
+        raise UserError(f"stage '{stage.title}' has steps {steps}; {'say which' if step is None else f'no {step}'}")
+    name = stage.steps[step].form if step is not None else stage.form
+    chats: Form[Any] = ROWS if stage.pack and stage.pack.seconds else CHATS
+    return {"chat": chats, "ctc": Transcripts(), "waves": Waves(), "pairs": Pairs()}[name]
 
 
 def said(text: str) -> str:

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw, find
-from tarsia.builders.media import Media, to_rows
+from tarsia.builders.media import in_memory
 from tarsia.builders.reading.encoding import encoding_of
 from tarsia.builders.reading.rows import MEDIUM_OF
 from tarsia.builders.records import understand
@@ -105,8 +105,7 @@ def _understood(corpus: Corpus, file: str, found: Raw | Fault) -> Understood:
     key = key_of(corpus.name, identity)
     try:
         draft = understand(found.record, At(corpus, file, key), find(corpus.format))
-        media = Media(open_store(corpus.root), to_rows(found.media))
-        sample, _, notes = admit(draft, corpus, key, identity, media)
+        sample, _, notes = admit(draft, corpus, key, identity, in_memory(open_store(corpus.root), found.media))
     except Refused as error:
         return Understood(file=file, id=identity, refused=str(error))
     return Understood(file=file, id=identity, sample=sample, notes=tuple(notes))

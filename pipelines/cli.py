@@ -6,6 +6,7 @@ mend; 3 the store or the workers failed, and running the same command again goes
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,6 +157,9 @@ def plan(
         bool, typer.Option("--pending-as-text", help="Questions without a verdict stay text, instead of an error.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace manifests that stand.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Follow what stands: only contexts that a change of the lake touched move.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what every corpus would give; write no manifest.")
     ] = False,
@@ -180,6 +184,7 @@ def plan(
             voices=read_voices(voices).name,
             pending_as_text=pending_as_text,
             replace=replace,
+            repair=repair,
             dry_run=dry_run,
             quiet=quiet,
         )
@@ -191,22 +196,46 @@ def plan(
 @app.command()
 def audit(
     lake: LakeUrl,
-    recipe: RecipeName,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="A recipe's name, or a YAML file.")] = None,
     stage: Stages = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte the manifests point to.")] = False,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", metavar="LOG", help="A trainer's log, held against the manifests.")
+    ] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="The run of --run still goes on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recompute what the manifests claim from what is stored; exit code 1 where anything disagrees."""
+    """Recompute what manifests claim, or what a run was handed; exit code 1 where anything disagrees."""
+    if (recipe is None) is not bool(run):
+        raise UserError("audit needs either --recipe, to recompute its manifests, or --run, to check a trainer's log")
+    if recipe is None:
+        _audit_runs(lake, run or (), so_far, as_json)
+    else:
+        _audit_manifests(lake, recipe, stage or (), deep, as_json)
+
+
+def _audit_runs(lake: str, logs: Sequence[str], so_far: bool, as_json: bool) -> None:
+    from tarsia.builders.lake import Lake
+    from tarsia.manifests.runs import audit_runs
+    from tarsia.pipelines import show
+
+    result = audit_runs(Lake(lake), logs, so_far=so_far)
+    _print(as_json, result.model_dump(mode="json"), lambda: show.audited_runs(result))
+    if result.findings:
+        raise typer.Exit(1)
+
+
+def _audit_manifests(lake: str, recipe: str, stages: Sequence[str], deep: bool, as_json: bool) -> None:
     from tarsia.builders.documents import read_recipe
     from tarsia.builders.lake import Lake
-    from tarsia.manifests.audit import audit as run
+    from tarsia.manifests.audit import audit as recompute
     from tarsia.manifests.stream import load_manifest
     from tarsia.pipelines import show
     from tarsia.pipelines.plan import chosen_stages
 
     page = read_recipe(recipe)
-    manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stage or ())]
-    result = run(Lake(lake), manifests, recipe=page, deep=deep)
+    manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stages)]
+    result = recompute(Lake(lake), manifests, recipe=page, deep=deep)
     fields = {**result.model_dump(mode="json"), "stages": [one.model_dump(mode="json") for one in manifests]}
     _print(as_json, fields, lambda: show.audited(manifests, result))
     if result.findings:
@@ -273,6 +302,58 @@ def inspect(
         raise UserError("say what to inspect: --duplicates")
     found = equals(Lake(lake))
     _print(as_json, found.model_dump(mode="json"), lambda: show.duplicates(found))
+
+
+@app.command()
+def takedown(
+    lake: LakeUrl,
+    wanted: Annotated[
+        str | None,
+        typer.Argument(metavar="[LIST]", help="Text, CSV or JSONL of ids (corpus, tab, id), keys, digests of media."),
+    ] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", help="The corpus that the ids are of.")] = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", help="All records of this raw file of --corpus; may be repeated.")
+    ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Take records down: their places stay, what held them is written anew, and no ingest brings them back."""
+    from tarsia.builders.lake import Lake
+    from tarsia.builders.wanted import read_wanted
+    from tarsia.pipelines import show
+    from tarsia.pipelines.pool import open_pool
+    from tarsia.pipelines.takedown import takedown as run
+
+    if not wanted and not file:
+        raise UserError("say what to take down: a list, or --corpus and --file")
+    if file and not corpus:
+        raise UserError("--file is a raw file of a corpus: say which with --corpus")
+    lines = read_wanted(wanted, corpus) if wanted else []
+    with open_pool(workers, ray) as pool:
+        done = run(Lake(lake), lines, pool, files=file or (), corpus=corpus, quiet=quiet)
+    _print(as_json, done.model_dump(mode="json"), lambda: show.taken_down(done))
+
+
+@app.command()
+def prune(
+    lake: LakeUrl,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="So many of the newest snapshots stay.")] = 1,
+    older_than: Annotated[
+        float, typer.Option("--older-than", min=0, help="Hours; what is younger may be somebody's work.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, delete nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete objects that no kept snapshot and no manifest needs."""
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.prune import prune as run
+
+    done = run(Lake(lake), keep=keep, hours=older_than, dry_run=dry_run)
+    _print(as_json, done.model_dump(mode="json"), lambda: show.pruned(done, dry_run=dry_run))
 
 
 @app.command()

@@ -38,6 +38,8 @@ class Cluster:
                 )
             except OSError as error:
                 raise StorageFault(f"no Ray cluster at '{address}': {error}") from error
+            except Exception as error:  # Ray's own, of no kind: a node that does not start in time
+                raise TarsiaError(f"Ray does not start: {error}") from error
         self._call = ray.remote(max_retries=3)(work)
 
     def __enter__(self) -> "Cluster":

@@ -32,7 +32,7 @@ from tarsia.builders.duplicates import (
 from tarsia.builders.lake import Lake
 from tarsia.builders.likeness import hash_of
 from tarsia.builders.media import Media
-from tarsia.builders.records import MEDIA, Part, merged
+from tarsia.builders.records import MEDIA, Run, merged
 from tarsia.builders.samples import Members, admit
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table, get_tables, put_table
@@ -53,7 +53,7 @@ class Piece(NamedTuple):
     """A leaf that is to be built: its rows in the sorted slices, and arrays of what is known of its records."""
 
     leaf: str
-    parts: tuple[Part, ...]
+    parts: tuple[Run, ...]
     inputs: list[Any]  # all that the leaf depends on, but for what is refused because it stands elsewhere
     draws: Hashes
     said: Hashes
@@ -89,7 +89,7 @@ class Look:
     lake: str
     corpus: Corpus
     leaf: str
-    parts: tuple[Part, ...]
+    parts: tuple[Run, ...]
     draws: frozenset[int]
     shows: frozenset[str]
     record: str
@@ -105,7 +105,9 @@ class Look:
             if int(row["key"][:16], 16) not in self.draws and not any(getattr(draft, name) for name in self.shows):
                 continue
             try:
-                sample, members, _ = admit(draft, self.corpus, row["key"], row["id"], Media(source, row["media"]))
+                sample, members, _ = admit(
+                    draft, self.corpus, row["key"], row["id"], Media(source, row["media"], store)
+                )
             except Refused:
                 continue
             hashes = _hashes(sample, members) if "images" in self.shows else []
@@ -149,7 +151,7 @@ class ReadSet:
                     raise Refused(row["code"], "")
                 draft = Draft.model_validate_json(row["draft"])
                 sample, members, _ = admit(
-                    _answered(draft), self.corpus, row["key"], row["id"], Media(source, row["media"])
+                    _answered(draft), self.corpus, row["key"], row["id"], Media(source, row["media"], store)
                 )
             except Refused as error:
                 unread[error.code] += 1

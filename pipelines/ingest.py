@@ -1,5 +1,6 @@
 """`tarsia ingest`: raw corpora in, shards in draw order and a truthful count out.
 
+    split  a large file     ->  parts that can be read alone
     scan   some raw files   ->  slices of raw records, and who they are
     settle                      identities over the whole corpus (here, 16 bytes a record)
     sort   a slice          ->  the slice in key order, understood, with a stamp of every record and its media
@@ -7,44 +8,58 @@
     build  a leaf           ->  tar, index and text of the leaf; refusals with reasons
     publish                     quarantine, then the next snapshot, last
 
-Scan and sort leave their results under `work/`, removed at the end; a leaf is recorded under `commits/` by the digest
-of everything it is made from, so that a resumed, a repeated and an incremental ingest are one and the same thing: the
-plan minus what is recorded. A corpus whose files have not changed since the newest snapshot is not read at all.
+Split, scan and sort leave their results under `work/`, removed at the end; a leaf is recorded under `commits/` by the
+digest of everything it is made from, so that a resumed, a repeated and an incremental ingest are one and the same
+thing: the plan minus what is recorded. A corpus whose files have not changed since the newest snapshot is not read at
+all.
 """
 
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tarsia.builders.corpora import find
+from tarsia.builders.corpora import Part, find
 from tarsia.builders.duplicates import Refusals, content_of, numbers, put_contents, put_duplicates
 from tarsia.builders.lake import Lake
 from tarsia.builders.media import Media
-from tarsia.builders.records import MEDIA, Marks, Part, draws, merged, read_slice, scan, settle, sort, to_arrow, who
+from tarsia.builders.records import MEDIA, Marks, Run, draws, merged, read_slice, scan, settle, sort, to_arrow, who
 from tarsia.builders.samples import admit
 from tarsia.builders.shards import Range, TarWriter, publish
-from tarsia.builders.storage import Entry, match, open_store
+from tarsia.builders.storage import Entry, Store, match, open_store
 from tarsia.builders.tables import get_table, put_table
+from tarsia.builders.tombstones import (
+    put_tombstones,
+    read_forbidden,
+    read_tombstones,
+    shown_by,
+    standing_for,
+    state_of,
+    tombstone_within,
+)
+from tarsia.pipelines.commits import forget
 from tarsia.pipelines.compare import Found, Piece, compare, read_sets
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.retry import retry as try_again
 from tarsia.schemas.corpus import Catalog, Corpus
-from tarsia.schemas.errors import BadCatalog, Corrupt, Refused, UnknownName
+from tarsia.schemas.errors import BadCatalog, Corrupt, Drift, Refused, UnknownName
 from tarsia.schemas.identity import canonical, checksum, digest, digest_of, draw_of
 from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, ExcludedSet, Snapshot
 from tarsia.schemas.model import Model
 from tarsia.schemas.sample import Draft, Sample
 from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
 
-SCAN_BYTES = 64 << 20  # of raw files that one task scans, at least
+SCAN_BYTES = 64 << 20  # of raw files that one task scans, about, where the reader does not say otherwise
+TAKEN_DOWN = "taken-down"  # the code of a record that shows what no corpus may hold
 RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyond, its place alone
 
 
@@ -63,6 +78,7 @@ class Ingested(Model):
     unchanged: bool
     equal_within: int = 0  # samples that have an equal in this corpus
     equal_across: int = 0  # samples that have one in another corpus of the lake
+    taken_down: int = 0  # records that were, and stay away
     mended: int = 0  # records that were in quarantine and became samples
 
 
@@ -95,6 +111,9 @@ def _ingest(
 ) -> list[Ingested]:
     newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
     corpora = [corpus.model_copy(update={"root": lake.url}) if corpus.of else corpus for corpus in corpora]
+    names = [corpus.name for corpus in corpora]
+    honoured = state_of(lake.store, names)
+    gone = {name: put_tombstones(lake.store, name, read_tombstones(lake.store, name)) for name in names}
     surveyed = {corpus.name: survey(corpus, lake) for corpus in corpora}
     excluded = _excluded(catalog, newest, lake, pool, reread, quiet)
     good = _retried(corpora, surveyed, newest, lake, pool, quiet) if retry else {}
@@ -103,10 +122,11 @@ def _ingest(
         files, source = surveyed[corpus.name]
         before = standing.pop(corpus.name, None)
         same = before and before.source == source and before.compared == _compared(corpus, catalog, standing, excluded)
+        same = same and before and before.tombstones == gone[corpus.name]
         if before and same and not reread and corpus.name not in good:
             standing[corpus.name] = before.model_copy(update={"corpus": corpus})  # its licence or root may be told anew
         else:
-            plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+            plans.append(_Plan(corpus, source, files, _work(corpus, source, gone[corpus.name]), gone[corpus.name]))
     for plan in plans:
         if plan.corpus.name in good:
             _clear(lake, plan.work)
@@ -127,7 +147,7 @@ def _ingest(
         standing[state.corpus.name] = state.model_copy(update={"compared": compared or ""})
         written[state.corpus.name] = count
     states = [_as_told(standing[corpus.name]) for corpus in corpora]
-    published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, lake))
+    published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, honoured, lake))
     for corpus in (*corpora, *catalog.exclude):
         _clear(lake, f"work/{corpus.name}")
     return [_report(state, written.get(state.corpus.name), newest, published, lake) for state in states]
@@ -138,6 +158,11 @@ def _as_told(state: CorpusState) -> CorpusState:
     return (
         state.model_copy(update={"corpus": state.corpus.model_copy(update={"root": ""})}) if state.corpus.of else state
     )
+
+
+def _work(corpus: Corpus, source: str, gone: Stored | None) -> str:
+    """Where a corpus's slices lie on their way: others where other records were taken down."""
+    return f"work/{corpus.name}/{digest_of([source, gone.digest])[:16] if gone else source[:16]}"
 
 
 def _compared(
@@ -210,12 +235,11 @@ def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
 
 def deepened(catalog: Catalog) -> Catalog:
     """The catalog with `images: {deep: true}` for every corpus: what `--deep` means, and all that it means."""
-    return Catalog(
-        corpora=tuple(
-            corpus.model_copy(update={"images": corpus.images.model_copy(update={"deep": True})})
-            for corpus in catalog.corpora
-        )
+    deep = (
+        corpus.model_copy(update={"images": corpus.images.model_copy(update={"deep": True})})
+        for corpus in catalog.corpora
     )
+    return catalog.model_copy(update={"corpora": tuple(deep)})
 
 
 def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
@@ -267,6 +291,8 @@ class _Plan:
     source: str
     files: list[Entry]
     work: str
+    gone: Stored | None = None  # what was taken down
+    loads: list[tuple[tuple[str, Part | None], ...]] = field(default_factory=list)  # files or parts that are one task
     slices: list[str] = field(default_factory=list)  # paths, without their endings
     identities: dict[str, int] = field(default_factory=dict)
     sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave
@@ -278,24 +304,85 @@ class _Plan:
         return {name for part in self.sorted for name in part["shows"]}
 
 
+# --- split ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """Looks where a large file of a corpus may be cut."""
+
+    lake: str
+    corpus: Corpus
+    file: str
+    size: int
+    record: str
+
+    def run(self) -> Any:
+        """The parts; none where the file is read whole."""
+        split = find(self.corpus.format).split  # type: ignore[attr-defined]
+        return [list(part) for part in split(open_store(self.corpus.root), self.file, self.size)]
+
+
+def _split(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
+    tasks = [
+        Split(lake.url, plan.corpus, entry.path, size, f"{plan.work}/split/{number:05d}.json")
+        for plan in plans
+        for number, entry in enumerate(plan.files)
+        if entry.size > (size := _load_bytes(plan.corpus)) and hasattr(find(plan.corpus.format), "split")
+    ]
+    found = zip(tasks, finish(tasks, pool, Progress("split", "large files", quiet=quiet)), strict=True)
+    parts = {(task.corpus.name, task.file): tuple(Part(*part) for part in result) for task, result in found}
+    for plan in plans:
+        pieces = [
+            (entry.path, part, part.end - part.begin if part else entry.size)
+            for entry in plan.files
+            for part in parts.get((plan.corpus.name, entry.path)) or (None,)
+        ]
+        plan.loads = _loads(pieces, _load_bytes(plan.corpus))
+
+
+def _load_bytes(corpus: Corpus) -> int:
+    """Bytes of raw files that one task scans, about."""
+    return int(getattr(find(corpus.format), "PART", SCAN_BYTES))
+
+
+def _loads(pieces: Sequence[tuple[str, Part | None, int]], most: int) -> list[tuple[tuple[str, Part | None], ...]]:
+    """Files and parts in groups of about `most` bytes: a large one alone, many small ones together."""
+    loads: list[tuple[tuple[str, Part | None], ...]] = []
+    load: list[tuple[str, Part | None]] = []
+    size = 0
+    for path, part, length in pieces:
+        load.append((path, part))
+        size += length
+        if size >= most:
+            loads.append(tuple(load))
+            load, size = [], 0
+    return [*loads, tuple(load)] if load else loads
+
+
 # --- scan -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Reads some raw files of a corpus into slices."""
+    """Reads some raw files of a corpus, or parts of them, into slices."""
 
     lake: str
     corpus: Corpus
-    files: tuple[str, ...]
+    files: tuple[tuple[str, Part | None], ...]
     record: str
 
     def run(self) -> Any:
         """Paths of the slices, and of what settling needs."""
         store, out = open_store(self.lake), []
-        tables = scan(find(self.corpus.format), open_store(self.corpus.root), self.files)
-        for number, table in enumerate(tables):
-            path = f"{self.record.removesuffix('.json')}-{number:05d}"
+        name = self.record.removesuffix(".json")
+        slices = scan(find(self.corpus.format), open_store(self.corpus.root), self.files, name)
+        for number, (table, media) in enumerate(slices):
+            path = f"{name}-{number:05d}"
+            if media:
+                with store.spool() as file:
+                    file.writelines(media)
+                    store.publish(file, f"{path}.media")
             store.replace(f"{path}.arrow", to_arrow(table))
             store.replace(f"{path}.who", who(table).tobytes())
             out.append(path)
@@ -303,14 +390,15 @@ class Scan:
 
 
 def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
+    _split(plans, lake, pool, quiet)
     tasks = [
         Scan(lake.url, plan.corpus, files, f"{plan.work}/scan/{number:05d}.json")
         for plan in plans
-        for number, files in enumerate(_groups(plan.files))
+        for number, files in enumerate(plan.loads)
     ]
     results = iter(finish(tasks, pool, Progress("scan", "groups of raw files", quiet=quiet)))
     for plan in plans:
-        plan.slices = [path for _ in _groups(plan.files) for path in next(results)]
+        plan.slices = [path for _ in plan.loads for path in next(results)]
         rows = [np.frombuffer(lake.store.read(f"{path}.who"), dtype=np.uint64) for path in plan.slices]
         everyone = np.concatenate([np.empty(0, np.uint64), *rows]).reshape(-1, 2)
         marks = settle(everyone)
@@ -330,30 +418,20 @@ def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
             begin = end
 
 
-def _groups(files: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """Files in groups of about SCAN_BYTES: one large file alone, many small ones together."""
-    groups: list[tuple[str, ...]] = []
-    group: list[str] = []
-    size = 0
-    for entry in files:
-        group.append(entry.path)
-        size += entry.size
-        if size >= SCAN_BYTES:
-            groups.append(tuple(group))
-            group, size = [], 0
-    return [*groups, tuple(group)] if group else groups
-
-
 # --- sort -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sort:
-    """Puts one slice in key order, understands its records, and looks which versions of their media are there."""
+    """Puts one slice in key order, understands its records, and looks which versions of their media are there.
+
+    What was taken down ends here: nothing of it is written.
+    """
 
     lake: str
     corpus: Corpus
     slice: str
+    gone: Stored | None
     record: str
 
     def run(self) -> Any:
@@ -362,14 +440,20 @@ class Sort:
         with store.open(f"{self.slice}.arrow") as file, pa.ipc.open_file(file) as reader:
             scanned = reader.read_all()
         marks = Marks.from_bytes(store.read(f"{self.slice}.marks"))
-        table = sort(scanned, marks, self.corpus, find(self.corpus.format))
+        table = sort(scanned, marks, self.corpus, find(self.corpus.format), self._taken_down(store))
         path = self.record.removesuffix(".json")
         store.replace(f"{path}.arrow", to_arrow(table))
         columns = ("key", "record", "id", "draft", "said", "code", "message")
         told = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        named = [_media_of(draft) for draft in table["draft"].to_pylist()]
+        carried = pc.list_flatten(table["media"])
+        inside = pc.is_null(pc.struct_field(carried, "checksum"))
+        elsewhere = pc.unique(pc.struct_field(carried.filter(inside), "path")).to_pylist()
+        there = source.entries({path for paths in named for path in paths if not path.startswith("@")}.union(elsewhere))
         versions = (
-            _versions(draft, Media(source, carried.as_py()))
-            for draft, carried in zip(table["draft"].to_pylist(), table["media"], strict=True)
+            [media.version(path) for path in paths]
+            for paths, carried in zip(named, table["media"], strict=True)
+            for media in [Media(source, carried.as_py(), known=there)]
         )
         stamps = np.array([checksum(canonical(row)) for row in zip(told, versions, strict=True)], dtype=np.uint64)
         said, asked = numbers(table["said"]), table["asked"].to_numpy()
@@ -379,16 +463,19 @@ class Sort:
         shows = [name for name in MEDIA if any(f'"{name}":["' in (draft or "") for draft in table["draft"].to_pylist())]
         return {"path": path, "rows": len(table), "shows": shows, "origins": origins.model_dump(mode="json")}
 
+    def _taken_down(self, store: Store) -> set[str]:
+        return set(get_table(store, self.gone, ("key",))["key"].to_pylist()) if self.gone else set()
 
-def _versions(draft: str | None, media: Media) -> list[str]:
-    """The version of every medium that a draft names."""
+
+def _media_of(draft: str | None) -> list[str]:
+    """Every medium that a draft names."""
     fields = orjson.loads(draft) if draft else {}
-    return [media.version(path) for name in MEDIA for path in fields.get(name, ())]
+    return [path for name in MEDIA for path in fields.get(name, ())]
 
 
 def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
     tasks = [
-        Sort(lake.url, plan.corpus, path, f"{plan.work}/sort/{number:05d}.json")
+        Sort(lake.url, plan.corpus, path, plan.gone, f"{plan.work}/sort/{number:05d}.json")
         for plan in plans
         for number, path in enumerate(plan.slices)
     ]
@@ -407,29 +494,38 @@ class Build:
     lake: str
     corpus: Corpus
     leaf: str
-    parts: tuple[Part, ...]
+    parts: tuple[Run, ...]
     elsewhere: tuple[tuple[str, str, str], ...]  # key, code, message of what is refused as it stands elsewhere
+    gone: Stored | None
     record: str
 
     def run(self) -> Any:
         """The committed shard, and what was refused."""
         store, source = open_store(self.lake), open_store(self.corpus.root)
         refused = list(self.elsewhere)
-        skipped = {key for key, _, _ in refused}
+        skipped, forbidden = {key for key, _, _ in refused}, read_forbidden(store)
+        gone = tombstone_within(store, self.gone, self.leaf)
         columns = ("key", "id", "record", "code", "message", "draft", "said", "media")
-        index, text, notes = [], [], Counter[str]()
+        index, text, notes = list[dict[str, Any]](), list[dict[str, Any]](), Counter[str]()
         with store.spool() as file:
             tar = TarWriter(file)
-            for row in merged(store, self.parts, columns):
+            for row in merge(merged(store, self.parts, columns), gone, key=lambda row: str(row["key"])):
                 if row["key"] in skipped:
                     continue
+                if "draft" not in row:
+                    for part, standing in zip((index, text), standing_for(row, self.corpus), strict=True):
+                        part.append(standing)
+                    continue
                 try:
-                    carried = Media(source, row["media"])
+                    carried = Media(source, row["media"], store)
                     sample, media, noted = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
                 except Refused as error:
                     refused.append((row["key"], error.code, error.message))
                     continue
                 fields = sample.model_dump(mode="json", by_alias=True)
+                if forbidden & {*shown_by(sample), content_of(row["said"], sample)}:
+                    refused.append((row["key"], TAKEN_DOWN, "it shows what was taken down"))
+                    continue
                 where = tar.add(sample.key, [*media, ("json", canonical(fields))])
                 index.append(index_row(sample, fields, row["record"], row["said"], where))
                 text.append({"key": sample.key, "conversations": fields["conversations"]})
@@ -442,9 +538,15 @@ class Build:
                 )
                 path = f"corpora/{self.corpus.name}/{self.leaf}"
                 objects = publish(store, path, file, tar.close(), tar.bytes, tables)
-        questions = sum(row["questions"] for row in index)
-        shard = Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects)
+        shard = shard_of(self.leaf, index, objects)
         return {"shard": shard.model_dump(mode="json"), "refused": refused, "notes": dict(sorted(notes.items()))}
+
+
+def shard_of(leaf: str, index: Sequence[Mapping[str, Any]], objects: tuple[Stored, ...]) -> Shard:
+    """A leaf of a corpus by the rows of its index."""
+    questions = [row["questions"] for row in index if row["length"]]
+    gone = len(index) - len(questions)
+    return Shard(leaf=leaf, samples=len(index), questions=sum(questions), objects=objects, taken_down=gone)
 
 
 def _drafted(row: dict[str, Any]) -> Draft:
@@ -486,7 +588,7 @@ def _pieces(plan: _Plan, lake: Lake) -> Iterator[Piece]:
     """The leaves of the trie over all records of the corpus, refused ones included."""
     stamped = [np.frombuffer(lake.store.read(f"{part['path']}.stamps"), dtype=np.uint64) for part in plan.sorted]
     slices = [array.reshape(4, -1) for array in stamped]
-    together = np.concatenate([np.empty((4, 0), np.uint64), *slices], axis=1)
+    together = np.concatenate([_stamped(plan.gone, lake), *slices], axis=1)
     everyone, stamps, said, asked = together[:, np.argsort(together[0], kind="stable")]
     for leaf in leaves(everyone, plan.corpus.cap):
         low, high = everyone[leaf.begin], everyone[leaf.end - 1]
@@ -502,6 +604,13 @@ def _pieces(plan: _Plan, lake: Lake) -> Iterator[Piece]:
         yield Piece(leaf.name, tuple(parts), inputs, everyone[rows], said[rows], asked[rows])
 
 
+def _stamped(gone: Stored | None, lake: Lake) -> npt.NDArray[np.uint64]:
+    """What was taken down as columns of draw and stamp; it says nothing and asks nothing."""
+    rows = get_table(lake.store, gone).to_pylist() if gone else []
+    columns = [(row["draw"], checksum(canonical(row)), 0, 0) for row in rows]
+    return np.array(columns, dtype=np.uint64).reshape(-1, 4).T
+
+
 def _leaf_tasks(plan: _Plan, refused: Refusals, lake: Lake) -> Iterator[Build]:
     """One task for each leaf, with what of it is refused because it stands elsewhere."""
     keys = sorted(refused)
@@ -511,7 +620,7 @@ def _leaf_tasks(plan: _Plan, refused: Refusals, lake: Lake) -> Iterator[Build]:
         elsewhere = tuple((key, *refused[key]) for key in mine)
         inputs = digest_of([*piece.inputs, elsewhere])
         record = f"commits/corpora/{plan.corpus.name}/{piece.leaf}-{inputs[:16]}.json"
-        yield Build(lake.url, plan.corpus, piece.leaf, piece.parts, elsewhere, record)
+        yield Build(lake.url, plan.corpus, piece.leaf, piece.parts, elsewhere, plan.gone, record)
 
 
 def _state(plan: _Plan, results: list[Any], looks: Mapping[str, Stored], lake: Lake) -> CorpusState:
@@ -519,39 +628,44 @@ def _state(plan: _Plan, results: list[Any], looks: Mapping[str, Stored], lake: L
     built = (Shard.model_validate(result["shard"]) for result in results)
     shards = tuple(shard for shard in built if shard.objects)
     notes = sum((Counter(result["notes"]) for result in results), Counter[str]())
+    gone = len(get_table(lake.store, plan.gone, ("key",))) if plan.gone else 0
     state = CorpusState(
         corpus=plan.corpus,
         source=plan.source,
-        records=sum(part["rows"] for part in plan.sorted),
+        records=sum(part["rows"] for part in plan.sorted) + gone,
         quarantined=dict(sorted(Counter(code for code, _ in refused.values()).items())),
         identities=plan.identities,
         notes=dict(sorted(notes.items())),
         shards=shards,
         quarantine=_quarantine(plan, refused, lake) if refused else None,
+        taken_down=gone,
+        tombstones=plan.gone,
         origins=tuple(Stored.model_validate(part["origins"]) for part in plan.sorted),
         contents=put_contents(lake.store, plan.corpus.name, shards, looks) if shards else None,
     )
-    if state.records != state.samples + len(refused):
+    if state.records != state.samples + len(refused) + gone:
         raise Corrupt(
             f"corpus '{plan.corpus.name}': {state.records} records went in, "
-            f"{state.samples} samples and {len(refused)} refusals came out"
+            f"{state.samples} samples, {len(refused)} refusals and {gone} tombstones came out"
         )
     return state
 
 
 def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) -> Stored:
-    """Every refusal as a row: the reason, the place, and the raw record where it is not too large."""
+    """Every refusal as a row: the reason, the place, and the raw record where it is not too large, or taken down."""
     keys, parts = pa.array(list(refused), pa.string()), []
     for part in plan.sorted:
         slice_ = read_slice(lake.store, f"{part['path']}.arrow", ("key", "id", "file", "begin", "end", "raw"))
         parts.append(slice_.filter(pc.is_in(slice_["key"], value_set=keys)))
     table = pa.concat_tables(parts, promote_options="permissive").sort_by("key")
     reasons = [refused[key] for key in table["key"].to_pylist()]
-    large = pc.greater(pc.binary_length(table["raw"]), RAW_KEPT)
+    taken = pa.array([code == TAKEN_DOWN for code, _ in reasons], pa.bool_())
+    unkept = pc.or_(taken, pc.greater(pc.binary_length(table["raw"]), RAW_KEPT))
     columns = {
-        **{name: table[name] for name in ("key", "id", "begin", "end")},
+        **{name: table[name] for name in ("key", "begin", "end")},
+        "id": pc.if_else(taken, pa.scalar(None, pa.string()), table["id"]),
         "file": table["file"].cast(pa.string()),
-        "raw": pc.if_else(large, pa.scalar(None, pa.binary()), table["raw"]),
+        "raw": pc.if_else(unkept, pa.scalar(None, pa.binary()), table["raw"]),
         "code": pa.array([code for code, _ in reasons], pa.string()),
         "message": pa.array([message for _, message in reasons], pa.string()),
     }
@@ -559,8 +673,13 @@ def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) ->
     return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", rows)
 
 
-def _with(snapshot: Snapshot, states: list[CorpusState], excluded: list[ExcludedSet], lake: Lake) -> Snapshot:
-    names = {state.corpus.name for state in states}
+def _with(
+    snapshot: Snapshot, states: list[CorpusState], excluded: list[ExcludedSet], honoured: list[str], lake: Lake
+) -> Snapshot:
+    names = {state.corpus.name: None for state in states}
+    if {*state_of(lake.store, names)} - {*honoured} - {state.tombstones.path for state in states if state.tombstones}:
+        forget(lake, snapshot, names)
+        raise Drift(f"{lake.url}: records were taken down while they were read; run the same command again")
     kept = [state for state in snapshot.corpora if state.corpus.name not in names]
     corpora = tuple(sorted([*kept, *states], key=lambda state: state.corpus.name))
     changed = snapshot.model_copy(update={"corpora": corpora, "excluded": tuple(excluded)})
@@ -582,6 +701,7 @@ def _report(state: CorpusState, written: int | None, before: Snapshot, after: Sn
         quarantined=state.quarantined,
         identities=state.identities,
         notes=state.notes,
+        taken_down=state.taken_down,
         shards=len(state.shards),
         written=written or 0,
         unchanged=written is None,

@@ -151,7 +151,9 @@ class Job:
     def _with(self, newest: Snapshot, states: list[SpeechState]) -> Snapshot:
         mine = {(state.pool, state.corpus) for state in states}
         for pair in mine:
-            if newest.sidecars(*pair) != self.snapshot.sidecars(*pair):
+            before, now = (snapshot.corpus(pair[1]) for snapshot in (self.snapshot, newest))
+            taken = before and now and before.tombstones != now.tombstones
+            if taken or newest.sidecars(*pair) != self.snapshot.sidecars(*pair):
                 raise _Overtaken
         kept = [state for state in newest.speech if (state.pool, state.corpus) not in mine]
         full = [state for state in states if state.shards]
@@ -169,7 +171,7 @@ def _together(parts: Iterable[Rows]) -> Rows:
 
 
 class _Overtaken(Exception):
-    """Another job has published sidecars of the same pool and corpus."""
+    """Another job has published sidecars of the same pool and corpus, or samples of it were taken down."""
 
 
 def parts_of(pool: Pool) -> tuple[Part, ...]:

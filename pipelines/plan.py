@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
@@ -18,13 +19,14 @@ from tarsia.builders.tables import get_table, get_tables, put_table
 from tarsia.manifests.costs import COSTS, count, settings_digest, words_of
 from tarsia.manifests.decide import Corpus, refuse_unknown
 from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Planned, plan
-from tarsia.manifests.stream import load_manifest
+from tarsia.manifests.repair import Parent
+from tarsia.manifests.stream import load_manifest, manifest_digest
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import CorpusState, Snapshot
-from tarsia.schemas.manifest import Manifest, stage_path
+from tarsia.schemas.manifest import SAMPLES, Manifest, Repaired, stage_path
 from tarsia.schemas.recipe import Context, Recipe
 from tarsia.schemas.shard import INDEX, SPEECH, TEXT, Shard, Stored
 
@@ -102,10 +104,14 @@ def make_plans(
     voices: str | None = None,
     pending_as_text: bool = False,
     replace: bool = False,
+    repair: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
 ) -> list[Manifest]:
-    """Plans the stages and stores their manifests. `Drift` where another manifest stands and `replace` is not set."""
+    """Plans the stages and stores their manifests. `Drift` where another manifest stands and `replace` is not set.
+
+    `repair`: each plan follows the manifest that stands, if one does, and takes its place.
+    """
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     listens = any(stage.listens for stage in wanted.stages.values())
@@ -114,13 +120,35 @@ def make_plans(
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
     manifests = []
     for name in names:
-        planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text)
+        parent = _standing(lake, recipe.model, name, replace=False) if repair else None
+        followed = Parent(parent.contexts, _samples(parent, lake)) if parent else None
+        planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
         heard = voices if recipe.stages[name].spoken or any(ask.spoken for ask in planned.asks) else None
-        if dry_run:
-            manifests.append(_manifest(recipe, name, snapshot, planned, prompts, heard, {}))
-        else:
-            manifests.append(_store(recipe, name, snapshot, planned, prompts, heard, lake, replace=replace))
+        fresh = _manifest(recipe, name, snapshot, planned, prompts, heard, {})
+        if parent:
+            fresh = _following(parent, fresh, planned, f"{lake.url}/{stage_path(recipe.model, name)}")
+        manifests.append(fresh if dry_run else _store(fresh, planned, lake, parent, replace=replace))
     return manifests
+
+
+def _samples(parent: Manifest, lake: Lake) -> pa.Table:
+    return get_table(lake.store, parent.tables["samples"], verify=True).cast(SAMPLES)
+
+
+def _following(parent: Manifest, fresh: Manifest, planned: Planned, where: str) -> Manifest:
+    """The manifest of a repaired plan; the parent itself where nothing changed."""
+    if said := _settings(parent, fresh):
+        raise Drift(f"{where}: {'; '.join(said)}; a repair follows changes of the lake alone, so plan anew: --replace")
+    if fresh.lake == parent.lake and fresh.rows == parent.rows:
+        return parent
+    before = parent.repaired
+    repaired = Repaired(
+        parents=(*(before.parents if before else ()), manifest_digest(parent)),
+        first=before.first if before else parent.contexts,
+        before=parent.contexts,
+        kept=planned.kept or 0,
+    )
+    return fresh.model_copy(update={"repaired": repaired})
 
 
 def _manifest(
@@ -146,38 +174,34 @@ def _manifest(
         binding=planned.binding,
         deviation=planned.deviation,
         fill=planned.fill,
+        padding=planned.padding,
         shards=planned.shards,
         tables=tables,
         rows=planned.rows,
     )
 
 
-def _store(
-    recipe: Recipe, name: str, snapshot: Snapshot, planned: Planned, prompts: dict[str, int], voices: str | None,
-    lake: Lake, *, replace: bool,
-) -> Manifest:  # fmt: skip
-    folder = stage_path(recipe.model, name)
-    before = _standing(lake, recipe.model, name, replace=replace)
-    fresh = _manifest(recipe, name, snapshot, planned, prompts, voices, before.tables if before else {})
+def _store(fresh: Manifest, planned: Planned, lake: Lake, parent: Manifest | None, *, replace: bool) -> Manifest:
+    folder = stage_path(fresh.model, fresh.name)
+    before = parent or _standing(lake, fresh.model, fresh.name, replace=replace)
+    fresh = fresh.model_copy(update={"tables": before.tables if before else {}})
     if before == fresh and all(lake.store.entry(stored.path) for stored in before.tables.values()):
         return before
-    if before and before != fresh and not replace:
+    if before and before != fresh and not replace and not parent:
         raise Drift(f"{lake.url}/{folder}: {drift(before, fresh)}; to plan it anew: --replace")
     parts = (("contexts", planned.contexts), ("samples", planned.samples), ("unplaced", planned.unplaced))
     tables = {part: put_table(lake.store, f"{folder}/{part}", table) for part, table in parts}
     manifest = fresh.model_copy(update={"tables": tables})
+    if parent:
+        path = f"{folder}/parents/{manifest_digest(parent)[:32]}.json"
+        lake.store.replace(path, canonical(parent.model_dump(mode="json")))
     lake.store.replace(f"{folder}/manifest.json", canonical(manifest.model_dump(mode="json")))
     return manifest
 
 
 def drift(before: Manifest, after: Manifest) -> str:
     """What differs between two manifests of one stage, field by field."""
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    said = [
-        one
-        for field in ("stage", "seed", "context", "pool", "vocabulary", "prompts", "format", "order")
-        for one in _differences(old[field], new[field], field)
-    ]
+    said = _settings(before, after) + ["it was repaired"] * bool(before.repaired)
     was, now = (Counter[str](), Counter[str]())
     for there, manifest in (was, before), (now, after):
         for ask in manifest.asks:
@@ -186,6 +210,13 @@ def drift(before: Manifest, after: Manifest) -> str:
     if before.lake != after.lake:
         said.append(f"lake was {before.lake[:12]}, is {after.lake[:12]}")
     return "a manifest stands here from another plan: " + ("; ".join(said) or "its rows differ")
+
+
+def _settings(before: Manifest, after: Manifest) -> list[str]:
+    """What was asked for differently."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    fields = ("stage", "seed", "context", "pool", "vocabulary", "prompts", "format", "order")
+    return [one for field in fields for one in _differences(old[field], new[field], field)]
 
 
 def _differences(old: Any, new: Any, place: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ import orjson
 
 from tarsia.builders.corpora import At, Fault, Raw, find
 from tarsia.builders.lake import Lake
-from tarsia.builders.media import Media, to_rows
+from tarsia.builders.media import in_memory
 from tarsia.builders.records import found_in, understand
 from tarsia.builders.samples import admit
 from tarsia.builders.storage import open_store
@@ -27,7 +27,7 @@ from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import Draft
 from tarsia.schemas.shard import Stored
 
-ELSEWHERE = ("duplicate", "near-duplicate", "excluded")  # good records that stand elsewhere
+ELSEWHERE = ("duplicate", "near-duplicate", "excluded", "taken-down")  # good records that stand elsewhere, or must not
 ROWS = 4096  # of the quarantine that one task tries again
 
 
@@ -97,7 +97,7 @@ class Again:
 
     def _is_admitted(self, draft: Draft, row: dict[str, Any], carried: Any) -> bool:
         try:
-            admit(draft, self.corpus, row["key"], row["id"], Media(open_store(self.corpus.root), to_rows(carried)))
+            admit(draft, self.corpus, row["key"], row["id"], in_memory(open_store(self.corpus.root), carried))
         except Refused:
             return False
         return True

@@ -6,12 +6,15 @@ from typing import Any
 from unicodedata import east_asian_width
 
 from tarsia.manifests.audit import Audit
+from tarsia.manifests.runs import RunAudit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.estimate import Estimate
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
+from tarsia.pipelines.prune import Pruned
 from tarsia.pipelines.speak import Speech, Voiced
+from tarsia.pipelines.takedown import Takedown
 from tarsia.pipelines.told import Share, Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
 from tarsia.schemas.sample import MADE
@@ -60,8 +63,44 @@ def ingested(reports: Sequence[Ingested]) -> str:
         lines += [f"{one.corpus}: {one.equal_within:,} samples have an equal in it"] * bool(one.equal_within)
         lines += [f"{one.corpus}: {one.equal_across:,} samples have an equal elsewhere"] * bool(one.equal_across)
     records, samples = sum(one.records for one in reports), sum(one.samples for one in reports)
-    refused = sum(sum(one.quarantined.values()) for one in reports)
-    return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined"])
+    refused, gone = sum(sum(one.quarantined.values()) for one in reports), sum(one.taken_down for one in reports)
+    taken = f" + {gone:,} taken down" if gone else ""
+    return "\n".join([*lines, f"{records:,} records = {samples:,} samples + {refused:,} quarantined{taken}"])
+
+
+def taken_down(done: Takedown) -> str:
+    """What was erased where, and what is left to do."""
+    receipt, lines = done.receipt, []
+    if receipt:
+        rows = [(one.corpus, one.samples, one.quarantined) for one in receipt.records]
+        lines.append(table(("taken down of", "samples", "from quarantine"), rows))
+        written = ", ".join(f"{count:,} of {folder}" for folder, count in receipt.rewritten.items())
+        lines.append(f"written anew: {written or 'nothing'}; clips erased: {receipt.clips:,}")
+        lines += [f"forbidden from now on: {receipt.forbidden:,} digests"] * bool(receipt.forbidden)
+        lines += [
+            f"stage {name} still places it, in {contexts:,} contexts: plan it with --repair"
+            for name, contexts in receipt.stages.items()
+        ]
+        lines += [f"packed tars that hold it: {len(receipt.packs):,}; pack again"] * bool(receipt.packs)
+        lines.append(f"objects that hold it until the lake is pruned: {len(receipt.lying):,}")
+        lines.append(f"receipt {receipt.number}")
+    lines += [f"{done.known:,} were taken down before"] * bool(done.known)
+    lines += ["all of it was taken down before"] * (receipt is None and not done.known)
+    lines += [f"nothing is called {name}" for name in done.unknown]
+    return "\n".join(lines)
+
+
+def pruned(done: Pruned, *, dry_run: bool) -> str:
+    """What went, and what still keeps something that was taken down."""
+    rows = [(folder, count) for folder, count in done.objects.items()]
+    lines = [table(("would go" if dry_run else "deleted", "objects"), rows)] if rows else ["nothing to delete"]
+    lines.append(f"{done.bytes:,} bytes; snapshots kept: {', '.join(map(str, done.snapshots))}")
+    lines += [
+        f"{count:,} objects that hold what was taken down are kept: {name}"
+        + ("; plan it with --repair, pack it again, then prune" if name.startswith("stage ") else "")
+        for name, count in done.waiting.items()
+    ]
+    return "\n".join(lines)
 
 
 def duplicates(found: Duplicates) -> str:
@@ -197,17 +236,21 @@ def planned(manifests: Sequence[Manifest]) -> str:
     rows = [
         (one.name, one.stage.title, *_sums(one.counts, "selected", "placed", "placed_questions", "placed_tokens"),
          sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound, f"{one.fill:.1%}",
+         f"{one.padding:.2%}" if one.padding is not None else "-",
          f"{one.deviation.distance:.2%}" if one.deviation else "-")
         for one in manifests
     ]  # fmt: skip
     head = ("stage", "title", "selected", "placed", "questions", "tokens", "hours", "contexts", "bound", "fill",
-            "deviation")  # fmt: skip
+            "padding", "deviation")  # fmt: skip
     return "\n".join([table(head, rows), *(f"{one.name}: {note}" for one in manifests for note in _notes(one))])
 
 
 def _notes(manifest: Manifest) -> Iterator[str]:
     """Where the lake has less than was asked, and where lengths keep contexts from being filled."""
     context, pack = manifest.context, manifest.stage.pack
+    if one := manifest.repaired:
+        fresh = manifest.contexts - one.kept
+        yield f"repaired: {one.kept:,} of {one.before:,} contexts stay as they were, {fresh:,} are new"
     for number, take in enumerate(manifest.stage.takes):
         asks, unit = [ask for ask in manifest.asks if ask.take == number], take.amount.unit
         there = {
@@ -233,6 +276,8 @@ def _notes(manifest: Manifest) -> Iterator[str]:
             f"so many samples take more than half a context that no packing fills them; with fewer tiles (now "
             f"{context.tiles}) two images could share one"
         )
+    if manifest.binding == "samples" and pack:
+        yield f"the cap of {pack.samples:,} samples a batch sets the number of batches, not the seconds"
     if manifest.binding == "units" and pack:
         yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
 
@@ -271,6 +316,28 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
     return "\n".join([asked(manifests), *findings, verdict])
+
+
+def audited_runs(result: RunAudit) -> str:
+    """What each run was handed, of how much that was promised; then what did not agree."""
+    rows: list[Sequence[Any]] = []
+    for run in result.runs:
+        for one in run.figures:
+            rows.append(
+                (run.stage, one.kind, one.corpus, one.language, one.modality, one.samples, one.promised_samples,
+                 one.questions, one.tokens, one.promised_tokens, one.microseconds / 3.6e9)
+            )  # fmt: skip
+    head = ("stage", "kind", "corpus", "lang", "modality", "samples", "promised", "questions", "tokens", "promised",
+            "hours")  # fmt: skip
+    lines = [table(head, rows)]
+    for run in result.runs:
+        times = "epoch" if run.epochs == 1 else "epochs"
+        lines.append(
+            f"{run.stage}: {run.contexts:,} of {run.promised:,} contexts of {run.epochs} {times} by step {run.step:,}"
+        )
+    lines += [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
+    verdict = f"{len(result.findings)} disagree" if result.findings else "all agree"
+    return "\n".join([*lines, f"{result.checks:,} checks, {verdict}"])
 
 
 def _asked(ask: Ask) -> str:

@@ -278,7 +278,7 @@ class Reach:
     def __init__(self, stage: str, told: Told, seconds: float, rows: Rows) -> None:
         self.stage, self.told, self._seconds = stage, told, seconds
         self._rows, self._at = rows, told.first[rows]
-        self._stored, self._unsaid = told.corpus.seconds[rows], told.unsaid[rows]
+        self._stored, self._unsaid = told.corpus.seconds[rows], (told.unsaid & told.corpus.stands)[rows]
 
     def due(self, each: float = LONGEST) -> Rows:
         """The samples to decide next: if each of them lasts `each` seconds, what is asked is reached with them."""

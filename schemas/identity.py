@@ -94,6 +94,6 @@ def digest_of(value: Any) -> str:
     return digest(canonical(value))
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | memoryview) -> int:
     """XXH3-64 of a byte range: what a reader verifies on every read."""
     return xxhash.xxh3_64_intdigest(data)

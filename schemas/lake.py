@@ -8,6 +8,7 @@
       clips/<pool>/…  verdicts/<pool>/00000001.parquet  voices/<pool>/…
       codec/<codec>/<corpus>/…   what a codec made of speech
       spoken/<rules>/<corpus>/…  what questions become when they are said; a cache
+      tombstones/corpora/<corpus>/…  tombstones/media/…  tombstones/receipts/00000001.json
       commits/…                  one record a finished task: resume = plan minus commits
       snapshots/00000012.json    published by conditional create, last
       stages/<model>/<stage>/manifest.json …
@@ -40,6 +41,8 @@ class CorpusState(Model):
     notes: dict[str, int] = {}  # trait of stored images, or change that a rule made -> images
     shards: tuple[Shard, ...] = ()
     quarantine: Stored | None = None
+    taken_down: int = 0  # records
+    tombstones: Stored | None = None  # which
     origins: tuple[Stored, ...] = ()
     contents: Stored | None = None  # what its samples are compared by
     compared: str = ""  # digest of all that they were compared with before they were built
@@ -47,7 +50,7 @@ class CorpusState(Model):
     @property
     def samples(self) -> int:
         """Samples in the shards."""
-        return sum(shard.samples for shard in self.shards)
+        return sum(shard.samples - shard.taken_down for shard in self.shards)
 
     @property
     def questions(self) -> int:

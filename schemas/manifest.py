@@ -4,6 +4,7 @@
     stages/<model>/<stage>/contexts-<digest8>.parquet  one row a context, in training order (CONTEXTS)
     stages/<model>/<stage>/samples-<digest8>.parquet   one row a placed sample, by context and slot (SAMPLES)
     stages/<model>/<stage>/unplaced-<digest8>.parquet  selected but not placed, each with its reason (UNPLACED)
+    stages/<model>/<stage>/parents/<digest32>.json     manifests that were repaired
     stages/<model>/<stage>/shards/<n>-<digest8>.tar    after `tarsia pack`
 
 Three numbers are told apart everywhere: **asked** (what the recipe says), **selected** (what the draw gave) and
@@ -31,6 +32,7 @@ CONTEXTS = pa.schema(
         ("audio_tokens", pa.int32()),
         ("seconds", pa.float64()),  # of audio, at 16 kHz
         ("first", pa.int64()),  # row of its first sample in SAMPLES
+        ("padded_seconds", pa.float64()),  # of a batch by seconds: its longest sample x its samples; else null
     ]
 )
 
@@ -137,8 +139,17 @@ class Packed(Model):
     objects: tuple[Stored, ...]
 
 
+class Repaired(Model):
+    """What a plan follows: it has the same samples in the same contexts, but for those that a change touched."""
+
+    parents: tuple[str, ...]  # digests of manifests, the one from scratch first, the one that was repaired last
+    first: int  # contexts of the one from scratch: the order of an epoch begins with them as it did then
+    before: int  # contexts of the one that was repaired
+    kept: int  # of these: those that stay as they were
+
+
 class Manifest(Model):
-    """One stage, planned."""
+    """One stage, planned: from scratch, or repaired."""
 
     model: str
     name: str
@@ -158,11 +169,14 @@ class Manifest(Model):
     contexts: int
     bound: int  # no packing of these samples has fewer contexts
     binding: str  # what sets the bound: tokens, halves (too many samples near or above half a context), units (tiles)
-    fill: float  # placed tokens of packed contexts over their capacity
+    # and of batches by seconds: seconds, samples
+    fill: float  # placed tokens of packed contexts over their capacity; of batches, placed seconds over theirs
+    padding: float | None = None  # of batches by seconds: padded seconds over placed seconds, less 1
     deviation: Deviation | None  # none where there is no window
     shards: tuple[Stored, ...]  # tars that the rows point into
     tables: dict[str, Stored]  # contexts, samples, unplaced
     rows: dict[str, str]  # logical digest of each table
+    repaired: Repaired | None = None
 
     def ask_of(self, count: Count) -> Ask | None:
         """The ask that a group of samples belongs to: the first of its corpus whose take admits them."""

@@ -5,7 +5,7 @@
     context: {tokens: 6000, tokenizer: qwen2.5, tiles: 12, thumbnail: true, frames: {fps: 1, min: 4, max: 16}}
     stages:
       "2.2": {title: audio SFT, train: [llm], spoken: 50%, take: {caption: 4%, qa: 20%}}
-      "3.1": {title: codec, train: [codec], pack: false, take: {tts: 3000h}}
+      "3.1": {title: codec, train: [codec], form: waves, pack: {seconds: 600}, take: {tts: 3000h}}
       "4":
         title: audio SFT
         train: [llm]
@@ -31,7 +31,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_serialize
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.model import Model
-from tarsia.schemas.sample import MADE, Kind
+from tarsia.schemas.sample import MADE, PLACEHOLDER, Kind
 
 DIGITS = 12  # decimals of an amount, at most
 _DECIMAL = rf"\d+(?:\.\d{{1,{DIGITS}}})?"
@@ -118,6 +118,16 @@ class Context(Model):
     prompt: PromptPolicy = "context"  # a system prompt for each context, for each sample, or none
     positions: Literal["chat", "reset"] = "chat"  # ids that run through a context, or begin anew with each sample
     interleave: tuple[Annotated[int, Field(ge=1)], ...] = ()  # answers of text and sound: so many of each in turn
+    request: dict[Literal["en", "zh"], str] = {}  # by language: what a recording to be recognised is asked, in words
+    guide: int = Field(default=0, ge=0)  # trainable tokens before the first sound of each sample
+
+    @field_validator("request")
+    @classmethod
+    def _words(cls, request: dict[str, str]) -> dict[str, str]:
+        for said in request.values():
+            if not said.strip() or said != said.strip() or PLACEHOLDER.search(said) or "<|" in said:
+                raise ValueError(f"'{said}' must be words, without placeholders or blanks around them")
+        return request
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Context":
@@ -195,17 +205,33 @@ class Take(Model):
         return (not self.language or language in self.language) and (not self.modality or modality in self.modality)
 
 
+MOST_SAMPLES = 1000  # of one batch: a slot has three digits
+
 Alone = Literal["caption", "qa", "asr", "tts", "noise", "text", "image", "video", "audio"]
 
 
 class Pack(Model):
-    """How contexts are shared."""
+    """How contexts are shared: packed up to so many tokens; or, with `seconds`, batches of samples that last alike.
+
+    Each sample of a batch is a row of its own, under its own system prompt. A batch lasts
+    as long as its longest sample, as often as it has samples: that is what an encoder is given, padding included.
+    """
 
     tokens: int | None = Field(default=None, ge=256)  # of one context of this stage, if not the recipe's
     tiles: int | None = Field(default=None, ge=1)  # tiles and frames of one context, at most
     alone: tuple[Alone, ...] = ("video", "noise")  # kinds and media that share with nobody
+    seconds: float | None = Field(default=None, gt=0, le=86_400)  # of sound in one batch, padding included, at most
+    samples: int = Field(default=MOST_SAMPLES, ge=1, le=MOST_SAMPLES)  # of one batch, at most
 
     _listed = field_validator("alone", mode="before")(_one_or_many)
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> "Pack":
+        for name in ("tiles", "alone") if self.seconds else ("samples",):
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                what = "batches by seconds have no" if self.seconds else "only batches by seconds have"
+                raise ValueError(f"{name}: {what} such key")
+        return self
 
 
 SHAPES = ("{}", "[]")  # of what is taken: amounts by kind, or a list of takes
@@ -215,11 +241,26 @@ def _shape(value: Any) -> str:
     return "{}" if isinstance(value, dict) else "[]"
 
 
+Form = Literal["chat", "ctc", "waves", "pairs"]
+Modules = Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...], Field(min_length=1)]
+
+
+class Step(Model):
+    """One of several passes over the same batches of a stage: what it trains, and on which arrays."""
+
+    title: str
+    train: Modules
+    form: Form = "chat"
+
+
 class Stage(Model):
     """What one stage trains, and on how much of what."""
 
     title: str
-    train: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...] = Field(min_length=1)
+    train: Modules
+    form: Form = "chat"  # which arrays samples become: conversations, or features, waves, pairs of an utterance
+    steps: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+$")], Step] = {}  # in their order; each has a form of its own
+    guide: int | None = Field(default=None, ge=0)  # trainable tokens before sound, if not the recipe's
     take: Annotated[
         Annotated[tuple[Take, ...], Tag("[]"), Field(min_length=1)]
         | Annotated[dict[Kind, Amount], Tag("{}"), Field(min_length=1)],
@@ -242,6 +283,14 @@ class Stage(Model):
         for number, take in enumerate(self.takes):
             if before := next((one for one in self.takes[:number] if one.covers(take)), None):
                 raise ValueError(f"take {take} comes after {before}, which leaves nothing; put the narrower one first")
+        if self.spoken and self.pack and self.pack.seconds:
+            raise ValueError("spoken: some questions stay written, and batches by seconds hold nothing but sound")
+        trained = {module for step in self.steps.values() for module in step.train}
+        if self.steps and (trained != {*self.train} or self.form != "chat"):
+            raise ValueError(
+                f"steps: they train {sorted(trained)}, the stage {sorted(self.train)}; these are the same modules, "
+                "and the form is that of each step"
+            )
         if self.spoken and any(take.amount.unit == "tokens" for take in self.takes):
             raise ValueError("spoken: what is heard changes the number of tokens; take samples or a share instead")
         return self
@@ -290,9 +339,18 @@ class Recipe(Model):
         return self
 
     def context_of(self, stage: str) -> Context:
-        """The settings of one stage: the recipe's, with the stage's own budget where it has one."""
-        pack = self.stages[stage].pack
-        return self.context.model_copy(update={"tokens": pack.tokens}) if pack and pack.tokens else self.context
+        """The settings of one stage: the recipe's, with the stage's own budget and guide tokens where it has them.
+
+        The samples of a batch by seconds are rows, none of which can share a system prompt with another.
+        """
+        own, pack = dict[str, Any](), self.stages[stage].pack
+        if pack and pack.tokens:
+            own["tokens"] = pack.tokens
+        if pack and pack.seconds and self.context.prompt == "context":
+            own["prompt"] = "sample"
+        if self.stages[stage].guide is not None:
+            own["guide"] = self.stages[stage].guide
+        return self.context.model_copy(update=own) if own else self.context
 
     def alone(self, stage: str) -> "Recipe":
         """The recipe with one stage only: what that stage's manifest depends on."""

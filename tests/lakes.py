@@ -179,7 +179,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 # --- voices ---------------------------------------------------------------------------------------------------------
 
-TONE = '''"""A voice engine of somebody else's: a tone as long as the text; silence where the text says 13."""
+TONE = '''"""Somebody else's voice engine: a tone as long as the text; silence for thirteen, or a hundred and thirty."""
 import numpy as np
 from tarsia.builders.voices import Wave
 
@@ -187,7 +187,7 @@ def version():
     return "1"
 
 def speak(spoken, *, language, options):
-    if "13" in spoken:
+    if "thirteen" in spoken or "hundred thirty" in spoken:
         return Wave(np.zeros(8000, np.int16), 16000)
     return Wave((8000 * np.sin(np.arange(200 * (len(spoken) + 10)) / 9)).astype(np.int16), 16000)
 '''

@@ -12,12 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import soundfile
+from lakes import verdicts
 from sovits_server import Server
 
 pytest.importorskip("wetext", reason="wetext is not installed: pip install 'tarsia[speech]'")
 
 from tarsia.builders import hearing
-from tarsia.builders.clips import verdicts
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.fleet import Fleet, seed_of
@@ -301,7 +301,7 @@ def say(town, lake, checked="check: {recogniser: parrot.ears, wer: 0.1}", name="
     with open_pool(1) as pool:
         return speak(
             read_recipe(str(town / "all.yaml")), lake, read_voices(str(town / f"{name}.yaml")), pool, quiet=True
-        )
+        ).questions
 
 
 def test_a_misheard_question_stays_text_and_is_counted(town):
@@ -381,6 +381,6 @@ def test_whisper_says_what_it_cannot_do(tmp_path):
 def test_the_verdicts_say_why(town):
     lake = fill(town)
     say(town, lake)
-    refused = [row for row in verdicts(lake.store, "polly").values() if row["reason"]]
+    refused = [row for row in verdicts(lake, "polly").values() if row["reason"]]
     assert {row["reason"] for row in refused} == {"misheard"}
     assert all("seven" in row["spoken"] for row in refused)

@@ -21,7 +21,6 @@ from tarsia.builders.shards import members
 from tarsia.builders.tables import get_table, get_tables
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
-from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.identity import digest, key_of
 from tarsia.schemas.shard import INDEX, QUARANTINE
 
@@ -151,28 +150,29 @@ def test_a_bucket_holds_the_same_objects(world, s3):
     assert objects(s3) == objects(world / "lake")
 
 
-@pytest.mark.ray
-def test_ray_writes_the_same_bytes(world, tmp_path, ray_cluster):
-    with open_pool(ray=ray_cluster) as pool:
-        ingest(read_catalog(world / "catalog.yaml"), Lake(str(tmp_path / "lake")), pool, quiet=True)
-    assert objects(tmp_path / "lake") == objects(world / "lake")
-
-
-@pytest.mark.ray
-def test_a_fault_on_ray_is_said_as_anywhere(world, tmp_path, ray_cluster):
-    (tmp_path / "lake").mkdir()
-    (tmp_path / "lake" / "work").write_text("a file is in the way")
-    with pytest.raises(StorageFault, match="cannot write 'work/") as caught, open_pool(ray=ray_cluster) as pool:
-        ingest(read_catalog(world / "catalog.yaml"), Lake(str(tmp_path / "lake")), pool, quiet=True)
-    assert type(caught.value.__cause__).__name__ == "RayTaskError(StorageFault)"
-
-
-@pytest.mark.ray
-def test_a_ray_that_is_not_there_is_said_at_once(world, tmp_path):
-    words = [TARSIA, "ingest", world / "catalog.yaml", tmp_path / "lake", "--ray", "127.0.0.1:1"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 3
-    assert done.stderr.startswith("tarsia: no Ray cluster at '127.0.0.1:1': ")
+def test_a_server_that_restarts_in_the_middle_delays_an_ingest_and_changes_nothing(tmp_path, s3_server, s3):
+    source = Lake(f"{s3}/raw").store
+    records = [asked("What is it?", f"Picture {n}.", id=f"p{n}", image=f"images/{n}.jpg") for n in range(60)]
+    for number in range(60):
+        source.replace(f"images/{number}.jpg", jpeg(number))
+    source.replace("qa.json", json.dumps(records).encode())
+    page = "corpora: {p: {format: llava, kind: qa, language: en, licence: CC0, root: ROOT, files: qa.json, cap: 2}}"
+    (tmp_path / "catalog.yaml").write_text(page.replace("ROOT", source.url))
+    lake = Lake(f"{s3}/lake").store
+    words = [TARSIA, "ingest", tmp_path / "catalog.yaml", lake.url, "--workers", "1", "--quiet"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        while len(list(lake.list("commits"))) < 5:
+            assert job.poll() is None, job.communicate()
+        s3_server.restart()
+        assert job.poll() is None, "it was over before the server died"
+        _, said = job.communicate()
+    if job.returncode:  # a body that broke off is a fault, and the same command goes on
+        assert (job.returncode, said[:15]) == (3, "tarsia: cannot "), said
+        assert "Traceback" not in said
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    run(tmp_path / "catalog.yaml", tmp_path / "undisturbed")
+    assert objects(lake.url) == objects(tmp_path / "undisturbed")
 
 
 def test_samples_lie_in_draw_order_and_shards_in_the_order_of_leaves(world):

@@ -77,6 +77,12 @@ def test_stock_webdataset_reads_the_contexts_in_training_order(packed):
     ]
 
 
+def test_the_stream_makes_the_same_contexts_of_packed_tars_and_of_shards(packed):
+    lake, _ = packed
+    assert Stream(lake.url, STAGE)._ask(0).spans[0].stored.path.startswith("stages/")
+    assert list(Stream(lake.url, STAGE, epochs=2)) == list(Stream(lake.url, STAGE, epochs=2, packed=False))
+
+
 def test_shards_follow_each_other_and_their_index_says_where_each_context_lies(packed):
     import pyarrow.parquet as pq
 

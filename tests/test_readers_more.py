@@ -179,7 +179,7 @@ def test_a_line_that_is_not_utf_8_says_what_was_tried(tmp_path):
     (tmp_path / "some.txt").write_bytes("é\nd\ufffdjà vu\n".encode() + "déjà vu\n".encode("latin-1"))
     *_, fault = lines(open_store(str(tmp_path)), "some.txt")
     assert (fault.code, fault.raw) == ("text-encoding", b"d\xe9j\xe0 vu")
-    assert fault.message == "byte 15 is not utf-8; UTF-8, GB18030 and UTF-16 with a mark were tried"
+    assert fault.message == "byte 1 of it is not utf-8; UTF-8, GB18030 and UTF-16 with a mark were tried"
 
 
 def test_a_file_that_was_joined_from_two_encodings_is_read_in_both(tmp_path, monkeypatch):

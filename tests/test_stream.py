@@ -3,52 +3,54 @@
 import pickle
 import subprocess
 import sys
-from itertools import islice
+from dataclasses import replace
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakes import chats, fill, pictures, plan, questions, recipe, rows, tone, voice
+from lakes import rows
 
-from tarsia.manifests.stream import Stream, load_manifest
+from tarsia.builders.storage import open_store
+from tarsia.builders.tables import get_table
+from tarsia.manifests import places
+from tarsia.manifests.context import record
+from tarsia.manifests.order import Order
+from tarsia.manifests.places import Group, Place, Rows
+from tarsia.manifests.stream import Stream, Streamed, load_manifest, manifest_digest
 from tarsia.schemas.errors import Corrupt, NotThere, UserError
+from tarsia.schemas.identity import digest
+from tarsia.schemas.lake import FORMAT
+from tarsia.schemas.shard import Stored
 
-LLAVA = {"format": "llava"}
+GOLDEN = ["5e669daf90a5a0c8", "0696aecf54470ef0"]
 
 
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory):
-    """83 samples of text and images in 13 contexts, half of their questions heard."""
-    folder, monkeypatch = tmp_path_factory.mktemp("stream"), pytest.MonkeyPatch()
-    corpora = {
-        "sums": questions(60, words=60),
-        "talk": (LLAVA, chats(15)),
-        "looks": (LLAVA, pictures(folder, [(300, 300), (640, 480)] * 4)),
-    }
-    page = recipe({"all": {"take": {"qa": "100%"}, "spoken": "50%"}}, tokens=800, tiles=1)
-    filled = fill(folder, corpora, cap=20)
-    voice(filled, page, tone(folder, monkeypatch))
-    plan(filled, page, voices="tone")
-    yield filled
-    monkeypatch.undo()
+@pytest.fixture
+def lake(stage):
+    return stage
 
 
 def numbers(batches):
     return [[context.number for context in batch.contexts] for batch in batches]
 
 
-def read(lake, *, batch=1, rank=0, world=1):
-    return Stream(lake.url, "small/all", batch=batch, rank=rank, world=world)
+def read(lake, **options):
+    return Stream(lake.url, "small/all", **options)
 
 
 @pytest.fixture(scope="module")
-def order(lake):
-    """A stream of 101 contexts that knows its numbers and reads nothing: for the order alone."""
-    stream = read(lake)
-    stream.manifest = stream.manifest.model_copy(update={"contexts": 101})
-    stream.context = lambda number: number
+def order(stage):
+    """A stream of 61 contexts and three epochs that knows its numbers and reads nothing: for the order alone."""
+    stream = read(stage, epochs=3)
+    stream.manifest = stream.manifest.model_copy(update={"contexts": 61})
+    stream._order = Order(manifest_digest(stream.manifest), 61, window=8)
+    stream._read = iter
+    stream.every = [[stream._order.context(epoch, position) for position in range(61)] for epoch in range(3)]
     return stream
 
 
@@ -57,7 +59,7 @@ def batches_of(order, batch, world, workers, state=None):
     merged = {}
     for rank in range(world):
         order.batch, order.rank, order.world = batch, rank, world
-        order.load_state_dict(state or {**order.state_dict(), "position": 0})
+        order.load_state_dict(state or {**order.state_dict(), "epoch": 0, "position": 0})
         lanes = [order.slices(worker, max(1, workers)) for worker in range(max(1, workers))]
         turns = range(10**6)
         for turn in turns:
@@ -71,20 +73,15 @@ def batches_of(order, batch, world, workers, state=None):
     ]
 
 
+WORLDS, WORKERS = st.sampled_from([1, 2, 3, 8]), st.sampled_from([0, 1, 4])
+
+
 @settings(max_examples=300, deadline=None)
-@given(
-    st.integers(1, 30),
-    st.sampled_from([1, 2, 3, 8]),
-    st.sampled_from([0, 1, 2, 4]),
-    st.sampled_from([1, 2, 3, 8]),
-    st.sampled_from([0, 1, 2, 4]),
-    st.data(),
-)
+@given(st.integers(2, 25), WORLDS, WORKERS, WORLDS, WORKERS, st.data())
 def test_any_ranks_and_workers_see_the_same_global_batches_resumed_anywhere(
     order, batch, world, workers, next_world, next_workers, data
 ):
-    contexts = order.manifest.contexts
-    every = [list(range(begin, min(begin + batch, contexts))) for begin in range(0, contexts, batch)]
+    every = [numbers[begin : begin + batch] for numbers in order.every for begin in range(0, 61, batch)]
     seen = batches_of(order, batch, world, workers)
     assert [part for part, _ in seen] == every
     stop = data.draw(st.integers(0, len(every) - 1))
@@ -92,6 +89,32 @@ def test_any_ranks_and_workers_see_the_same_global_batches_resumed_anywhere(
     assert all(state == states[0] for state in states)
     resumed = batches_of(order, batch, next_world, next_workers, states[0])
     assert [part for part, _ in resumed] == every[stop + 1 :]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 400), st.integers(1, 64), st.integers(1, 9), st.text("0123456789abcdef", min_size=64, max_size=64)
+)
+def test_every_epoch_holds_every_context_once_in_an_order_of_its_own(contexts, window, epoch, name):
+    order = Order(name, contexts, window=window)
+    numbers = [order.context(epoch, position) for position in range(contexts)]
+    assert sorted(numbers) == list(range(contexts))
+    assert numbers == order.epoch(epoch).tolist()
+    assert [order.context(0, position) for position in range(contexts)] == list(range(contexts))
+    if contexts > 100:
+        assert len({tuple(numbers), tuple(range(contexts)), tuple(order.epoch(epoch + 1).tolist())}) == 3
+    for begin in range(0, contexts, window):  # neighbours in the manifest, over its end at most once
+        near = sorted(numbers[begin : begin + window])
+        holes = [low for low, high in pairwise(near) if high > low + 1]
+        assert not holes or (len(holes) == 1 and {0, contexts - 1} <= set(near))
+
+
+def test_the_order_of_an_epoch_is_an_api():
+    """Golden: a change here is an ORDER change and needs a line in the changelog."""
+    found = [
+        digest(Order("0123456789abcdef" * 4, 10_000).epoch(epoch).astype("<i8").tobytes())[:16] for epoch in (1, 2)
+    ]
+    assert found == GOLDEN
 
 
 def test_slices_may_be_uneven_and_the_last_batch_short(lake):
@@ -141,7 +164,7 @@ def test_the_state_after_the_last_batch_leaves_nothing(lake):
 def test_a_stream_is_iterated_again_from_where_its_loaded_state_says(lake):
     stream = read(lake, batch=5)
     assert numbers(stream) == numbers(stream)
-    stream.load_state_dict({**stream.state_dict(), "position": 5})
+    stream.load_state_dict({**stream.state_dict(), "epoch": 0, "position": 5})
     assert numbers(stream)[0] == numbers(stream)[0] == [5, 6, 7, 8, 9]
 
 
@@ -154,6 +177,8 @@ def test_a_stream_is_iterated_again_from_where_its_loaded_state_says(lake):
         ({"position": 10**9}, "position is 1000000000"),
         ({"position": None}, "position is None"),
         ({"position": "7"}, "position is 7"),
+        ({"epoch": 2}, "epoch is 2; the stream has 1"),
+        ({"epoch": None}, "epoch is None"),
     ],
 )
 def test_a_state_of_something_else_is_refused(lake, change, said):
@@ -204,7 +229,7 @@ def test_a_manifest_that_is_no_manifest_is_corrupt(lake, tmp_path):
     for broken in (
         whole[:100],
         whole.replace(b'"seed":1', b'"seed":"one"'),
-        whole.replace(b'"format":1', b'"format":9'),
+        whole.replace(b'"format":%d' % FORMAT, b'"format":99'),
     ):
         path.write_bytes(broken)
         with pytest.raises(Corrupt, match=r"stages/small/all/manifest\.json"):
@@ -230,40 +255,53 @@ def test_a_stream_may_be_pickled_on_its_way(lake):
     assert next(iter(copied)) == first
 
 
-def test_open_files_are_few(lake):
+def test_a_record_is_made_when_it_is_asked_for_and_travels_with_its_sample(lake):
+    one, twin = (read(lake).context(0).samples[0] for _ in range(2))
+    assert pickle.loads(pickle.dumps(one)) == twin
+    assert one.sample is one.sample
+    assert replace(twin, tokens=7).sample == one.sample
+    with pytest.raises(AttributeError, match="'Streamed' has no attribute 'samples'"):
+        one.samples  # noqa: B018
+    place = Place(b"k", Group("a", "qa", "en", "text"), 1, 1, 0, (), 0, 0, 0, 0, 0, 0, 0, 0)
+    broken = Streamed.of(partial(record, {"key": "k"}), place, 0, {}, {})
+    with pytest.raises(Corrupt, match="sample k: its JSON is not a sample's: "):
+        broken.sample  # noqa: B018
+
+
+def test_open_files_are_few(lake, monkeypatch):
+    monkeypatch.setattr("tarsia.manifests.ranges.OPEN", 2)
     stream = read(lake)
-    stream._tars.MOST = 2
     whole = list(stream)
-    assert len(stream._tars._files) == 2
+    assert len(stream._ranges._files) == 2
+    monkeypatch.undo()
     assert whole == list(read(lake))
 
 
-def test_rows_are_read_from_the_row_group_that_holds_them(lake, tmp_path, monkeypatch):
-    """Groups of 10 rows and blocks of 7, read forwards, backwards and over their borders."""
-    import pyarrow.parquet as pq
-
-    from tarsia.builders.storage import open_store
-    from tarsia.builders.tables import get_table
-    from tarsia.manifests.stream import _Rows
-    from tarsia.schemas.shard import Stored
-
+def test_rows_are_read_from_the_row_groups_that_hold_them(lake, tmp_path, monkeypatch):
+    """Groups of 10 rows, read forwards, backwards and over their borders; two of them are kept."""
     whole = get_table(lake.store, load_manifest(lake.url, "small/all").tables["samples"])
     pq.write_table(whole, tmp_path / "rows.parquet", row_group_size=10)
-    monkeypatch.setattr(_Rows, "SMALL", 0)
-    monkeypatch.setattr(_Rows, "BLOCK", 7)
+    monkeypatch.setattr(Rows, "SMALL", 0)
     stored = Stored(path="rows.parquet", bytes=(tmp_path / "rows.parquet").stat().st_size, digest="")
-    read_rows = _Rows(open_store(str(tmp_path)), stored, ("key", "spoken"))
-    expected = list(zip(whole["key"].to_pylist(), whole["spoken"].to_pylist(), strict=True))
-    for number in [*range(len(whole)), *reversed(range(len(whole))), 40, 3, 79]:
-        assert read_rows.row(number) == expected[number]
-    assert len(read_rows._blocks) == 4
-    with pytest.raises(Corrupt, match=r"rows\.parquet has no row 83"):
-        read_rows.row(len(whole))
+    table = Rows(open_store(str(tmp_path)), stored, places._COLUMNS, places.places)
+    expected = [
+        (row["key"].encode(), (row["corpus"], row["kind"], row["language"], row["modality"]), row["questions"],
+         row["tokens"], round(row["seconds"] * 1e6), tuple(row["spoken"]),
+         *[row[name] or 0 for name in places.Place._fields[6:]])
+        for row in whole.to_pylist()
+    ]  # fmt: skip
+    for first, count in [*((row, 1) for row in range(83)), *((row, 3) for row in range(80, -1, -1)), (0, 83), (40, 0)]:
+        assert table.rows(first, count) == expected[first : first + count]
+    assert len(table._groups) == 2
+    for first, count in [(83, 1), (80, 4), (-1, 1)]:
+        with pytest.raises(Corrupt, match=r"rows\.parquet has no row"):
+            table.rows(first, count)
 
 
-def test_importing_the_stream_is_light():
+def test_importing_and_starting_the_stream_is_light(lake):
     code = (
-        "import os, sys, tarsia.manifests.stream; spent = os.times();"
+        "import os, sys; from tarsia.manifests.stream import Stream; spent = os.times();"
+        f"next(iter(Stream({lake.url!r}, 'small/all')));"
         "print(spent.user + spent.system, sorted({'torch', 'ray', 'pandas', 'numba'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,6 +9,13 @@ A reader is a module with two functions and a line of truth about itself:
 - `draft(record, at)`: one raw record understood as a conversation with media paths. Pure: no file is opened, and
   whatever is chosen (a template, say) is chosen by the draw of `at.key`. `Refused` makes a quarantine row.
 
+Large files are read by several tasks where a reader says how:
+
+- `split(source, file, size)`: where a file may be cut into parts of about `size` bytes; `reading/parts.py` has it for
+  lines, tables and arrays, so that a line is all that most readers need;
+- `PART`: how many bytes of a file are worth a task of their own, if not 64 MB;
+- `read_part(source, file, part)`: only for formats in which a part of the bytes is no file of the same kind (Parquet).
+
 Reading comes in two passes so that a corpus of any size can be put in draw order without holding its media: `read`
 finds identities, `draft` runs later, where the shard is written. A dotted name in the catalog imports a third party's
 module of the same form.
@@ -47,6 +54,23 @@ class Raw(NamedTuple):
     begin: int
     end: int
     media: Mapping[str, bytes | Span] = {}
+
+
+class Part(NamedTuple):
+    """A part of a file that one task reads: the bytes from `begin` to `end`, or rows where records have no bytes.
+
+    `lead` and `tail` are what must stand in front and behind to make a file of it, one character a byte.
+    """
+
+    begin: int
+    end: int
+    lead: str = ""
+    tail: str = ""
+
+    @property
+    def size(self) -> int:
+        """Its bytes, with those in front and behind."""
+        return len(self.lead) + self.end - self.begin + len(self.tail)
 
 
 class Fault(NamedTuple):

@@ -14,11 +14,15 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.filelist import draft_listed, read_list
+from tarsia.builders.reading.parts import SOUND, json_parts
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 
 RECORD = "one line: a recording, or a part of one, and its words"
 FILES = ("**/*.tsv", "**/*.csv", "**/*.jsonl", "**/*manifest*.json")
+PART = SOUND
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

@@ -18,12 +18,15 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, read_json, text
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import instruction, talk
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 
 RECORD = "one instruction and its answer, or one conversation"
 FILES = ("**/*.json", "**/*.jsonl")
+
+split = json_parts
 
 _NAME = re.compile(r"^\s*(Human|Assistant)\s*[:：]", re.MULTILINE)
 

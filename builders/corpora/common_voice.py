@@ -19,12 +19,15 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.delimited import table
 from tarsia.builders.reading.fields import clean, fields, own_id, text
+from tarsia.builders.reading.parts import table_parts
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 
 RECORD = "one clip and the sentence that is read in it"
 FILES = ("**/validated.tsv",)
+
+split = table_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

@@ -21,6 +21,7 @@ from tarsia.builders.chat import neutralise
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import clean, fields, read_json, text
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.turns import exchange
 from tarsia.builders.storage import Store
@@ -29,6 +30,8 @@ from tarsia.schemas.sample import IMAGE, Draft
 
 RECORD = "one page with the text on it"
 FILES = ("**/metadata.jsonl",)
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

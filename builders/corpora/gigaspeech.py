@@ -19,13 +19,17 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import text
-from tarsia.builders.reading.indexed import draft_segment, read_segments
+from tarsia.builders.reading.indexed import draft_segment, read_segments, segment_parts
+from tarsia.builders.reading.parts import SOUND
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import Draft
 
 RECORD = "one segment of a recording and its transcript"
 FILES = ("**/GigaSpeech*.json",)
+PART = SOUND
+
+split = segment_parts
 
 _PUNCTUATION = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": "!"}
 _TAG = re.compile(rf"\s*<({'|'.join(_PUNCTUATION)})>")

@@ -23,6 +23,7 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import clean, fields, text
 from tarsia.builders.reading.lookup import Lookup
+from tarsia.builders.reading.parts import SOUND, line_parts
 from tarsia.builders.reading.segments import CUT, Piece, Place, check_heard, gathered, piece, place
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import Line, lines
@@ -32,6 +33,9 @@ from tarsia.schemas.sample import Draft
 
 RECORD = "one utterance: a line of `text`"
 FILES = ("**/text",)
+PART = SOUND
+
+split = line_parts
 
 _ARCHIVE = re.compile(r":\d+(?:\[[^\]]*\])?$")
 

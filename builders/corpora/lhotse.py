@@ -25,6 +25,7 @@ from tarsia.builders.reading.fields import clean, fields, own_id, text
 from tarsia.builders.reading.jsonfile import records
 from tarsia.builders.reading.lookup import Lookup
 from tarsia.builders.reading.near import Near
+from tarsia.builders.reading.parts import SOUND, json_parts
 from tarsia.builders.reading.segments import CUT, Piece, Place, as_line, check_heard, gathered, piece, place
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import Line
@@ -35,6 +36,9 @@ from tarsia.schemas.sample import Draft
 
 RECORD = "one supervision: a stretch of speech and its transcript; a cut without any is one, too"
 FILES = ("**/*supervisions*.jsonl", "**/*supervisions*.jsonl.gz", "**/*cuts*.jsonl", "**/*cuts*.jsonl.gz")
+PART = SOUND
+
+split = json_parts
 
 _KEPT = ("id", "text", "speaker", "language", "start", "duration", "channel")  # of a supervision
 

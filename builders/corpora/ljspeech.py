@@ -16,6 +16,7 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, text
+from tarsia.builders.reading.parts import line_parts
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.textfile import lines
 from tarsia.builders.storage import Store
@@ -24,6 +25,8 @@ from tarsia.schemas.sample import Draft, Kind
 
 RECORD = "one sentence and its recording"
 FILES = ("**/metadata.csv",)
+
+split = line_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

@@ -19,12 +19,15 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, paths, read_json
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import IMAGE, Draft
 
 RECORD = "one conversation, about any number of images"
 FILES = ("**/*.json", "**/*.jsonl")
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

@@ -20,12 +20,15 @@ from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.choices import option, quiz, texts
 from tarsia.builders.reading.fields import fields, paths, read_json, text
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import IMAGE, Draft
 
 RECORD = "one problem"
 FILES = ("**/*.jsonl", "**/*.json")
+
+split = json_parts
 
 _MARK = re.compile(r"<image ?\d*>")
 _SAME = {"en": "the same image", "zh": "同一张图"}

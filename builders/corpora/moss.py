@@ -20,6 +20,7 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, own_id, read_json, text
 from tarsia.builders.reading.jsonfile import whole
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import talk
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
@@ -27,6 +28,8 @@ from tarsia.schemas.sample import Draft
 
 RECORD = "one conversation"
 FILES = ("**/*.json", "**/*.jsonl")
+
+split = json_parts
 
 _MARKS = re.compile(r"\A\s*<\|(?:Human|MOSS)\|>:|<eo[hma]>\s*\Z|<sup>(?:<\|\d+\|>)+</sup>")
 _DRAWING = "Text2Image("

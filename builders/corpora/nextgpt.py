@@ -18,6 +18,7 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, paths, read_json, text
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.builders.storage import Store
@@ -26,6 +27,8 @@ from tarsia.schemas.sample import IMAGE, VIDEO, Draft
 
 RECORD = "one caption of a picture or clip, or one conversation about it"
 FILES = ("**/*.json",)
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

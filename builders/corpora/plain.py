@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarsia.builders.chat import neutralise
-from tarsia.builders.corpora import At, Fault, Raw
+from tarsia.builders.corpora import At, Fault, Part, Raw
 from tarsia.builders.reading.fields import fields, own_id, text
 from tarsia.builders.reading.jsonfile import records
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.parts import json_parts, paragraph_parts
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.textfile import Line, paragraphs
 from tarsia.builders.reading.turns import exchange
@@ -66,6 +67,11 @@ def read(source: Store, file: str) -> Iterator[Raw | Fault]:
         else:
             for piece in pieces(found.value[key]):
                 yield Raw(own_id(record), {**found.value, key: piece}, found.begin, found.end)
+
+
+def split(source: Store, file: str, size: int) -> Iterator[Part]:
+    """Where a file may be cut: between documents or paragraphs."""
+    return (paragraph_parts if file.endswith(".txt") else json_parts)(source, file, size)
 
 
 def pieces(document: str) -> Iterator[str]:

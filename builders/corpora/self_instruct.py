@@ -18,12 +18,15 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, own_id
 from tarsia.builders.reading.jsonfile import records
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import instruction
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 
 RECORD = "one instance of a task"
 FILES = ("**/*.jsonl",)
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

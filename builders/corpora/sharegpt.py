@@ -15,12 +15,15 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, read_json
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import TURNS, talk
 from tarsia.builders.storage import Store
 from tarsia.schemas.sample import Draft
 
 RECORD = "one conversation"
 FILES = ("**/*.json", "**/*.jsonl")
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

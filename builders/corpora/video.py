@@ -25,6 +25,7 @@ from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.delimited import table
 from tarsia.builders.reading.fields import clean, fields, first_of, own_id, paths, read_json, text
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.builders.storage import Store
@@ -33,6 +34,8 @@ from tarsia.schemas.sample import VIDEO, Draft
 
 RECORD = "one conversation about a clip, or one caption of it"
 FILES = ("**/*.json", "**/*.jsonl", "**/*.csv")
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

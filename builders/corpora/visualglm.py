@@ -12,6 +12,7 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, paths, read_json, text
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import about_media
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
@@ -19,6 +20,8 @@ from tarsia.schemas.sample import IMAGE, Draft
 
 RECORD = "one question about a picture"
 FILES = ("**/*.json", "**/*.jsonl")
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

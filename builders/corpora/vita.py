@@ -21,6 +21,7 @@ from typing import Any
 
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, paths, read_json
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.turns import TURNS, about_media
 from tarsia.builders.storage import Store
 from tarsia.schemas.errors import Refused
@@ -28,6 +29,8 @@ from tarsia.schemas.sample import IMAGE, Draft, Kind
 
 RECORD = "one conversation"
 FILES = ("**/*.json",)
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

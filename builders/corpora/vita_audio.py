@@ -24,6 +24,7 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, first_of, paths, read_json
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.reading.parts import json_parts
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.reading.templates import choose
 from tarsia.builders.reading.turns import TURNS, about_media, turns
@@ -33,6 +34,8 @@ from tarsia.schemas.sample import AUDIO, IMAGE, Draft, Kind
 
 RECORD = "one conversation"
 FILES = ("**/*.jsonl", "**/*.json")
+
+split = json_parts
 
 _TAG = re.compile(r"<\|(audio|image|video)\|>")
 _REQUESTS = {Kind.ASR: "Convert the speech to text.", Kind.TTS: "Convert the text to speech."}

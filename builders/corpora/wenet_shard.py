@@ -22,6 +22,7 @@ from typing import Any
 from tarsia.builders.corpora import At, Fault, Raw
 from tarsia.builders.reading.fields import fields, text
 from tarsia.builders.reading.filelist import draft_listed, read_list
+from tarsia.builders.reading.parts import SOUND, json_parts
 from tarsia.builders.reading.speech import SUFFIXES, speech
 from tarsia.builders.reading.tarfile_ import bundles
 from tarsia.builders.storage import Store
@@ -30,6 +31,9 @@ from tarsia.schemas.sample import Draft
 
 RECORD = "one utterance: a sound and its text in a tar, or a line of a list"
 FILES = ("**/*.tar", "**/*.tar.gz")
+PART = SOUND
+
+split = json_parts
 
 
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:

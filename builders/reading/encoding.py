@@ -162,7 +162,7 @@ class _Text(io.RawIOBase):
         match = _ASCII.match(data)
         begin = match.end() if match else 0
         sample = data[begin : begin + _BLOCK]
-        if _is_utf8(sample) or not _is_chinese(sample):
+        if is_utf8(sample) or not _is_chinese(sample):
             self.encoding = "utf-8"
             return data
         self.encoding, self._left = "gb18030", data
@@ -179,7 +179,7 @@ class _Text(io.RawIOBase):
         if not block:
             return b""
         encoding = str(self.encoding)
-        if encoding == "gb18030" and _is_utf8(block) and not _is_chinese(block):
+        if encoding == "gb18030" and is_utf8(block) and not _is_chinese(block):
             encoding = "utf-8"
         last = self._blocks[-1] if self._blocks else None
         begin = last.begin + last.length if last else self._mark + self._at
@@ -233,7 +233,7 @@ def _from_utf8(data: bytes, encoding: str) -> bytes:
     return data.decode("utf-8", errors).encode(encoding, errors)
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
     """Whether it is, but for a last character that may be cut."""
     try:
         data.decode()

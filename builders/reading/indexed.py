@@ -8,10 +8,11 @@ not cut, since it will be refused anyway.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tarsia.builders.corpora import At, Fault, Raw
+from tarsia.builders.corpora import At, Fault, Part, Raw
 from tarsia.builders.reading.fields import fields, own_id, text
 from tarsia.builders.reading.jsonfile import KEPT, Record, elements, listed, members
 from tarsia.builders.reading.near import Near
+from tarsia.builders.reading.parts import list_parts
 from tarsia.builders.reading.segments import CUT, Piece, Place, check_heard, heard, place
 from tarsia.builders.reading.speech import speech
 from tarsia.builders.storage import Store
@@ -37,6 +38,11 @@ def read_segments(source: Store, file: str, said: Said) -> Iterator[Raw | Fault]
         pieces = [_piece(segment, path, said) for segment in _segments(audio)]
         yield from (raw for raw, where in pieces if where is None)
         yield from heard(source, path, pieces)
+
+
+def segment_parts(source: Store, file: str, size: int) -> Iterator[Part]:
+    """Where an index may be cut: between two audios."""
+    return list_parts(source, file, size, "audios")
 
 
 def _segments(audio: Record) -> Iterator[Record]:

@@ -471,8 +471,9 @@ def _fault(raw: bytes, begin: int, message: str) -> Fault:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        place = begin + error.start
-        return Fault("text-encoding", f"byte {place} is not UTF-8; {TRIED}", raw[:KEPT], begin, begin + len(raw))
+        return Fault(
+            "text-encoding", f"byte {error.start} of it is not UTF-8; {TRIED}", raw[:KEPT], begin, begin + len(raw)
+        )
     return Fault("json-broken", message, raw[:KEPT], begin, begin + len(raw))
 
 

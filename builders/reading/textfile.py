@@ -61,7 +61,7 @@ def _lines(source: Store, file: str) -> Iterator[Line | Fault]:
             try:
                 text = raw.decode()
             except UnicodeDecodeError as error:
-                message = f"byte {place(begin + error.start)} is not {stream.encoding}; {TRIED}"
+                message = f"byte {place(begin + error.start) - first} of it is not {stream.encoding}; {TRIED}"
                 yield Fault("text-encoding", message, stream.on_disk(first, min(last, first + KEPT)), first, last)
                 continue
             yield Line(text, first, last)

@@ -1,0 +1,279 @@
+"""Context: what a trainer is handed, and how stored bytes become it: from the shards, or from the packed tars.
+
+Both ways lead to equal contexts. Shards and sidecars need one range a sample and one more for its speech; the tars of
+`tarsia pack` need one a context. Every range is compared with its checksum, and what is not what was written becomes
+`Missing`: the context keeps its number and its place and comes without the sample.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import orjson
+from pydantic import ValidationError
+
+from tarsia.builders.shards import members
+from tarsia.builders.storage import Store
+from tarsia.builders.tables import get_table
+from tarsia.manifests.places import Group, Place, plain
+from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
+from tarsia.schemas.errors import Corrupt, NotThere
+from tarsia.schemas.identity import checksum
+from tarsia.schemas.manifest import Manifest, Packed, stage_path
+from tarsia.schemas.sample import Kind, Sample
+from tarsia.schemas.shard import Stored
+
+Again = Callable[[Span], Data]
+
+
+class _Lazy:
+    """What a sample's record is made by, out of its JSON, when it is first asked for: that costs more than reading."""
+
+    __slots__ = ("_make",)
+
+    _make: Callable[[], Sample]
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "sample":
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        sample = self._make()
+        object.__setattr__(self, "sample", sample)
+        return sample
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed(_Lazy):
+    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn).
+
+    A streamed one has read its JSON and makes the record of it on first use: `Corrupt` if it is not a sample's.
+    """
+
+    sample: Sample
+    tokens: int
+    media: dict[str, bytes]
+    heard: dict[int, bytes]
+    slot: int  # its place in the context as planned
+    group: Group
+    questions: int
+    microseconds: int  # of audio at 16 kHz
+    words: Mapping[int, str] = field(default_factory=dict)  # of what is heard, as the voice was given it
+
+    @property
+    def asked(self) -> frozenset[int]:
+        """The questions that are heard instead of read. Of text-to-speech the answer is what is heard."""
+        return frozenset(() if self.sample.kind is Kind.TTS else self.heard)
+
+    @classmethod
+    def of(
+        cls,
+        make: Callable[[], Sample],
+        place: Place,
+        slot: int,
+        media: dict[str, bytes],
+        heard: dict[int, bytes],
+        words: Mapping[int, str] | None = None,
+    ) -> "Streamed":
+        """A placed sample whose record is made when it is asked for."""
+        one = cls.__new__(cls)
+        keep = object.__setattr__
+        keep(one, "_make", make)
+        keep(one, "tokens", place.tokens)
+        keep(one, "media", media)
+        keep(one, "heard", heard)
+        keep(one, "words", words or {})
+        keep(one, "slot", slot)
+        keep(one, "group", place.group)
+        keep(one, "questions", place.questions)
+        keep(one, "microseconds", place.microseconds)
+        return one
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A sample that could not be read: where its bytes lie, and what is wrong with them."""
+
+    slot: int
+    key: str
+    path: str
+    offset: int
+    length: int
+    tokens: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One packed context: whole samples in order, under one system prompt (`text`, `image` or `video`)."""
+
+    number: int
+    prompt: str
+    tokens: int  # of the prompt and of the samples that are here
+    samples: tuple[Streamed, ...]
+    missing: tuple[Missing, ...] = ()
+
+
+class Layout(Protocol):
+    """Where contexts lie, and how they are made of what was read there."""
+
+    haul: int  # bytes that are best asked for together
+
+    def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
+        """What must be read of a context."""
+
+    def samples(
+        self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
+        """Its samples, of the bytes of those spans; `again` reads one once more that is not what it should be."""
+
+
+class InShards:
+    """Contexts from the shards and sidecars that the manifest points into."""
+
+    haul = SCATTERED
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._url, self._shards = store.url, manifest.shards
+
+    def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
+        """A range a sample, followed by that of its speech."""
+        spans = []
+        for place in places:
+            spans.append(Span(self._shards[place.shard], place.offset, place.length))
+            if place.spoken:
+                spans.append(Span(self._shards[place.speech_shard], place.speech_offset, place.speech_length))
+        return spans
+
+    def samples(
+        self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
+        """Its samples; one whose bytes or whose speech are broken is missing."""
+        turn = 0
+        for slot, place in enumerate(places):
+            mine, turn = turn, turn + 1 + bool(place.spoken)
+            key = place.key.decode()
+            try:
+                media = _members(key, spans[mine], f"sample {key}", place.checksum, parts[mine], again)
+                said = {}
+                if place.spoken:
+                    lying = (spans[mine + 1], f"sample {key}", place.speech_checksum, parts[mine + 1])
+                    said = _members(key, *lying, again)
+                try:
+                    told = orjson.loads(media.pop("json"))
+                    for video in told["videos"]:
+                        if video["original"]:
+                            del media[video["original"]["member"]]  # nobody trains on the file that the frames are of
+                    heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
+                    clips = orjson.loads(said["json"])["clips"] if said else []
+                    words = {clip["turn"]: clip["spoken"] for clip in clips if clip["turn"] in heard}
+                except KeyError as missing:
+                    raise _Bad(spans[mine], f"sample {key} has no member {missing}") from None
+                except orjson.JSONDecodeError as error:
+                    raise _Bad(spans[mine], f"sample {key}: its JSON is not a sample's: {error}") from None
+            except _Bad as bad:
+                yield bad.missing(self._url, slot, place)
+            else:
+                yield Streamed.of(partial(record, told), place, slot, media, heard, words)
+
+
+class InPacks:
+    """Contexts from the tars of `tarsia pack`, in training order: one range each."""
+
+    haul = HAUL
+
+    def __init__(self, store: Store, shards: Sequence[Packed]) -> None:
+        self._store, self._shards = store, shards
+        self._firsts = [shard.first for shard in shards]
+        self._places: OrderedDict[int, list[list[int]]] = OrderedDict()
+
+    def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
+        """The range of the context."""
+        stored, (offset, length, _) = self._lies(number)
+        return [Span(stored, offset, length)]
+
+    def samples(
+        self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
+        """Its samples; where the range is broken, all of them are missing."""
+        span, (_, _, expected) = spans[0], self._lies(number)[1]
+        try:
+            found = _members(f"{number:08d}", span, f"context {number}", expected, parts[0], again)
+            told = orjson.loads(found.pop("json"))["samples"]
+            if [one["key"] for one in told] != [place.key.decode() for place in places]:
+                raise _Bad(span, f"context {number} holds other samples than the manifest says")
+        except _Bad as bad:
+            for slot, place in enumerate(places):
+                yield bad.missing(self._store.url, slot, place)
+            return
+        media: list[dict[str, bytes]] = [{} for _ in places]
+        for name, data in found.items():
+            media[int(name[:3])][name[4:]] = data
+        for slot, (place, one) in enumerate(zip(places, told, strict=True)):
+            heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
+            words = {int(turn): text for turn, text in one["said"].items()}
+            yield Streamed.of(partial(_as_stored, one), place, slot, media[slot], heard, words)
+
+    def _lies(self, number: int) -> tuple[Stored, tuple[int, int, int]]:
+        """The tar of a context, where in it that lies (offset, length), and its checksum."""
+        which = bisect_right(self._firsts, number) - 1
+        shard = self._shards[which]
+        if which not in self._places:
+            table = get_table(self._store, shard.objects[1], ("offset", "length", "checksum"), verify=True)
+            self._places[which] = [plain(table[name].combine_chunks()).tolist() for name in table.column_names]
+            if len(self._places) > 64:  # a window of contexts may span so many
+                self._places.popitem(last=False)
+        row = number - shard.first
+        offsets, lengths, checksums = self._places[which]
+        return shard.objects[0], (offsets[row], lengths[row], checksums[row])
+
+
+def packs(store: Store, manifest: Manifest, identity: str) -> list[Packed]:
+    """The packed shards of a stage, if they were made for this very manifest; else none."""
+    try:
+        listing = orjson.loads(store.read(f"{stage_path(manifest.model, manifest.name)}/packed.json"))
+    except NotThere:
+        return []
+    return [Packed.model_validate(one) for one in listing["shards"]] if listing["manifest"] == identity else []
+
+
+class _Bad(Exception):
+    def __init__(self, span: Span, why: str) -> None:
+        self.span, self.why = span, why
+
+    def missing(self, url: str, slot: int, place: Place) -> Missing:
+        stored, offset, length = self.span
+        why = f"{url}/{stored.path}: {self.why}"
+        return Missing(slot, place.key.decode(), stored.path, offset, length, place.tokens, why)
+
+
+def _members(key: str, span: Span, what: str, expected: int, data: Data, again: Again) -> dict[str, bytes]:
+    """The members of a range, once it is what was written."""
+    if checksum(data) != expected:
+        data = again(span)
+        if checksum(data) != expected:
+            raise _Bad(span, f"{what}, {span.length} bytes from byte {span.offset}, is not what was written")
+    try:
+        return dict(members(data, key, span.stored.path))
+    except Corrupt as error:
+        raise _Bad(span, str(error)) from None
+
+
+def record(told: dict[str, Any]) -> Sample:
+    """A sample's record out of its JSON; `Corrupt` if that is another's."""
+    try:
+        return Sample.model_validate(told)
+    except ValidationError as error:
+        raise Corrupt(f"sample {told.get('key')}: its JSON is not a sample's: {error}") from None
+
+
+def _as_stored(told: dict[str, Any]) -> Sample:
+    """A sample's record out of the JSON of a packed context: what is heard is text again."""
+    turns, spoken, question = [], {one["turn"]: one["text"] for one in told["heard"]}, -1
+    for turn in told["conversations"]:
+        question += turn["from"] == "human"
+        heard = turn["from"] == "human" and question in spoken
+        turns.append({"from": turn["from"], "value": spoken[question] if heard else turn["value"]})
+    kept = {name: told[name] for name in ("key", "corpus", "id", "kind", "language", "boxes", "speaker")}
+    return record({**kept, **told["facts"], "conversations": turns})

@@ -1,0 +1,37 @@
+"""Records of finished tasks, and when one must not be trusted any more.
+
+A task that is recorded is not run again, so a record must not outlive what it names. Whatever takes objects out of the
+lake, or makes one that it must not hold any more, takes the records first.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from tarsia.builders.lake import Lake
+from tarsia.schemas.lake import Snapshot
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """The paths of all objects that are named in a record, a snapshot or a manifest."""
+    if isinstance(value, dict):
+        if {"path", "bytes", "digest"} <= value.keys():
+            yield value["path"]
+        for one in value.values():
+            yield from paths_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from paths_in(one)
+
+
+def forget(lake: Lake, snapshot: Snapshot, corpora: Iterable[str]) -> None:
+    """Takes back what is recorded of corpora, but for the leaves that a snapshot holds; looks can be had again."""
+    kept = set(paths_in(snapshot.model_dump(mode="json")))
+    pools = sorted({entry.path.split("/")[2] for entry in lake.store.list("commits/speech")})
+    for corpus in corpora:
+        for folder in (f"corpora/{corpus}", f"looks/{corpus}", *(f"speech/{pool}/{corpus}" for pool in pools)):
+            for entry in list(lake.store.list(f"commits/{folder}")):
+                named = set(paths_in(orjson.loads(lake.store.read(entry.path))))
+                if not named or not named <= kept:
+                    lake.store.delete(entry.path)

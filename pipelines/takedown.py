@@ -1,0 +1,442 @@
+"""`tarsia takedown`: records leave the lake, their places stay, and no later ingest brings them back.
+
+    find      which records are meant        by id, key, digest of a medium or content, or the raw file they came from
+    bury      tombstones, written first      from here on every ingest keeps them out
+    erase     what held them, written anew   shards, sidecars, quarantine, origins, comparisons (pipelines/erase.py)
+    receipt   what was erased where          then verdicts and clips, records of tasks, and slices on their way
+    publish   the next snapshot              last
+
+Each step may be done twice, so whoever was interrupted runs the same command again. What the old objects hold is gone
+when the manifests that point into them are planned anew and the lake is pruned; the receipt names both.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tarsia.builders.duplicates import put_duplicates
+from tarsia.builders.lake import Lake
+from tarsia.builders.storage import Store
+from tarsia.builders.tables import get_table, get_tables
+from tarsia.builders.tombstones import put_forbidden, put_tombstones, read_forbidden, read_tombstones, tombstone
+from tarsia.builders.wanted import Wanted
+from tarsia.pipelines.commits import forget, paths_in
+from tarsia.pipelines.erase import (
+    Segment,
+    contents_without,
+    names_one_of,
+    origins_without,
+    phrases_of,
+    quarantine_without,
+    questions_of,
+    segments,
+    shard_tasks,
+    silence,
+    speech_tasks,
+)
+from tarsia.pipelines.pool import Pool, finish
+from tarsia.pipelines.progress import Progress
+from tarsia.schemas.errors import Exists, TarsiaError, UnknownName, UserError
+from tarsia.schemas.identity import canonical, digest_of, draw_of, key_of
+from tarsia.schemas.lake import CorpusState, Snapshot, SpeechState
+from tarsia.schemas.model import Model
+from tarsia.schemas.shard import ORIGINS, QUARANTINE, TOMBSTONES, Shard, Stored
+
+_RECEIPTS = "tombstones/receipts"
+_COMPOSED = r"(#[0-9a-f]{12})?(#\d+)?$"  # what identity adds to ids that several records have
+
+
+class Erased(Model):
+    """What was taken down of one corpus, in records."""
+
+    corpus: str
+    samples: int
+    quarantined: int
+
+
+class Receipt(Model):
+    """What was erased where, and what is still to be done. Names nobody: of records, only how many."""
+
+    number: int
+    request: str  # digest of the list
+    records: tuple[Erased, ...]
+    forbidden: int  # digests that no corpus may hold from now on
+    rewritten: dict[str, int]  # objects, by folder
+    clips: int  # that nobody else asks for
+    lying: tuple[str, ...]  # objects that hold what was erased until `prune`
+    stages: dict[str, int]  # manifests that still place it: contexts
+    packs: tuple[str, ...]  # packed tars that hold it
+
+
+class Takedown(Model):
+    """The report of one run. Without a receipt all of it had been taken down before."""
+
+    receipt: Receipt | None
+    known: int  # lines that had been taken down before
+    unknown: tuple[str, ...]  # lines that nothing in the lake is called
+
+
+def takedown(
+    lake: Lake,
+    wanted: Sequence[Wanted],
+    pool: Pool,
+    *,
+    files: Sequence[str] = (),
+    corpus: str | None = None,
+    quiet: bool = False,
+) -> Takedown:
+    """Takes down what a list names, and every record that came from raw `files`, and publishes a snapshot.
+
+    `corpus`: only of this one. `UserError` where nothing of it is there.
+    """
+    request = digest_of([sorted([one.corpus or "", one.id] for one in wanted), sorted(files), corpus])
+    while True:
+        snapshot = lake.snapshot()
+        names = {state.corpus.name for state in snapshot.corpora}
+        for name in [*[one.corpus for one in wanted if one.corpus], *([corpus] if corpus else [])]:
+            if name not in names:
+                raise UnknownName("corpus", name, names, lake.url)
+        found = _find(lake.store, snapshot, wanted, files, corpus)
+        if not any(found.keys.values()):
+            return _nothing(lake, found, request)
+        try:
+            receipt = _take_down(lake, snapshot, found, request, pool, quiet=quiet)
+        except _MovedOnError:
+            continue
+        return Takedown(receipt=receipt, known=found.known, unknown=found.unknown)
+
+
+class _MovedOnError(TarsiaError):
+    """Somebody else published a snapshot meanwhile."""
+
+
+def _nothing(lake: Lake, found: "_Found", request: str) -> Takedown:
+    """All of it was taken down before; a mistake where none of it ever stood here."""
+    receipts = [Receipt.model_validate_json(lake.store.read(entry.path)) for entry in lake.store.list(_RECEIPTS)]
+    done = any(receipt.request == request for receipt in receipts)
+    if not found.known and not done:
+        raise UserError(f"{lake.url}: nothing of the list stands here: {_some(found.unknown) or 'no such file'}")
+    return Takedown(receipt=None, known=found.known, unknown=() if done else found.unknown)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# --- find -----------------------------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    """Keys that stand, by corpus; digests that are forbidden from now on; lines known before, and never known."""
+
+    keys: dict[str, set[str]]
+    digests: set[str]
+    known: int
+    unknown: tuple[str, ...]
+
+
+def _find(store: Store, snapshot: Snapshot, wanted: Sequence[Wanted], files: Sequence[str], only: str | None) -> _Found:
+    """What is meant, and also what an interrupted takedown has buried but not erased."""
+    keys: dict[str, set[str]] = {}
+    met, before = set[Wanted](), set[Wanted]()
+    forbidden = read_forbidden(store)
+    digits = {one.digits for one in wanted if one.digits}
+    shown = set[str]()
+    for state in snapshot.corpora:
+        name = state.corpus.name
+        gone = set(read_tombstones(store, name)["key"].to_pylist())
+        origins = get_tables(store, state.origins, ORIGINS, ("key", "id", "file"))
+        mine = [one for one in wanted if one.corpus in (None, name)] if only in (None, name) else []
+        ids = {one.id: key_of(name, one.id) for one in mine if one.corpus}
+        asked = {*digits, *ids.values()} if mine else set[str]()
+        named = pc.is_in(origins["key"], value_set=pa.array(sorted(asked | gone), pa.string()))
+        standing = set(origins["key"].filter(named).to_pylist())
+        meant = standing & asked
+        composed = _composed(origins, ids, name)
+        meant |= {key for keys_ in composed.values() for key in keys_}
+        if files and only in (None, name):
+            came = pc.is_in(origins["file"].cast(pa.string()), value_set=pa.array(files, pa.string()))
+            meant |= set(origins.filter(came)["key"].to_pylist())
+        if only in (None, name):
+            showing, seen = _showing(store, state, digits | forbidden)
+            meant |= showing
+            shown |= seen & digits
+        meant |= gone & standing
+        keys[name] = meant
+        for one in mine:
+            key = one.digits or ids[one.id]
+            if key in meant or one.id in composed or ids.get(one.id) in meant:
+                met.add(one)
+            elif key in gone or ids.get(one.id) in gone:
+                before.add(one)
+    for one in wanted:
+        if one.digits in shown:
+            met.add(one)
+        elif one.digits in forbidden:
+            before.add(one)
+    if shown:
+        for state in snapshot.corpora:
+            keys[state.corpus.name] |= _equal_to(store, state, set().union(*keys.values()))
+    unknown = tuple(str(one) for one in wanted if one not in met and one not in before)
+    return _Found(keys, shown, len(before - met), unknown)
+
+
+def _composed(origins: pa.Table, ids: dict[str, str], corpus: str) -> dict[str, set[str]]:
+    """Of ids that several records have: the keys of all of them."""
+    if not ids:
+        return {}
+    every = origins["id"]
+    bare = pc.replace_substring_regex(every, _COMPOSED, "")
+    names = pa.array(sorted(ids), pa.string())
+    rows = origins.filter(pc.or_(pc.is_in(bare, value_set=names), pc.is_in(every, value_set=names)))
+    found: dict[str, set[str]] = {}
+    plain = pc.replace_substring_regex(rows["id"], _COMPOSED, "").to_pylist()
+    for key, own, base in zip(rows["key"].to_pylist(), rows["id"].to_pylist(), plain, strict=True):
+        if key != key_of(corpus, own):  # else the id is the record's own, whatever it looks like
+            found.setdefault(own if own in ids else base, set()).add(key)
+    return found
+
+
+def _showing(store: Store, state: CorpusState, digests: Collection[str]) -> tuple[set[str], set[str]]:
+    """The keys of samples that show or are one of some digests, and which digests these were."""
+    keys, seen = set[str](), set[str]()
+    if not digests:
+        return keys, seen
+    values = pa.array(sorted(digests), pa.string())
+    for shard in state.shards:
+        index = get_table(store, shard.index, ("key", "content", "images", "audios", "videos")).combine_chunks()
+        for rows, named in _digests(index):
+            hit = pc.fill_null(pc.is_in(named, value_set=values), False)
+            seen |= set(named.filter(hit).to_pylist())
+            keys |= set(index["key"].take(pa.array(rows).filter(hit)).to_pylist())
+    return keys, seen
+
+
+def _digests(index: pa.Table) -> Iterator[tuple[Any, pa.Array]]:
+    """Digests of an index, each with the row it belongs to."""
+    content, images, audios, videos = (
+        index[name].combine_chunks() for name in ("content", "images", "audios", "videos")
+    )
+    yield np.arange(len(index)), content
+    for lists in (images, audios):
+        yield pc.list_parent_indices(lists).to_numpy(), pc.struct_field(lists.flatten(), "digest")
+    owners, each = pc.list_parent_indices(videos).to_numpy(), videos.flatten()
+    frames = pc.struct_field(each, "frames")
+    yield owners[pc.list_parent_indices(frames).to_numpy()], pc.struct_field(frames.flatten(), "digest")
+    yield owners, pc.struct_field(each, ["original", "digest"])
+
+
+def _equal_to(store: Store, state: CorpusState, keys: set[str]) -> set[str]:
+    """The keys of records in quarantine that were refused since they equal one of some samples."""
+    if state.quarantine is None:
+        return set()
+    rows = get_table(store, state.quarantine, ("key", "message"))
+    named = names_one_of(rows["message"], pa.array(sorted(keys), pa.string()))
+    return set(rows.filter(named)["key"].to_pylist())
+
+
+# --- bury, erase, publish -------------------------------------------------------------------------------------------
+
+
+def _take_down(lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool: Pool, *, quiet: bool) -> Receipt:
+    store = lake.store
+    if found.digests:
+        put_forbidden(store, read_forbidden(store) | found.digests)
+    touched = [state for state in snapshot.corpora if found.keys[state.corpus.name]]
+    buried = {state.corpus.name: _bury(store, state, found.keys[state.corpus.name]) for state in touched}
+    changed, said = _erase(lake, snapshot, found, buried, pool, quiet=quiet)
+    silenced = segments(store, said, changed)
+    receipt = _receipt(lake, snapshot, changed, found, buried, silenced, request)
+    for segment in silenced:
+        silence(store, segment)
+    forget(lake, changed, buried)
+    fresh = {shard.tar.path for state in changed.corpora for shard in state.shards}
+    for state in touched:
+        old = [shard for shard in state.shards if shard.tar.path not in fresh]
+        for path in phrases_of(store, state.corpus.name, old):
+            store.delete(path)
+    for folder in (f"{top}/{name}" for name in buried for top in ("work", "looks")):
+        for entry in sorted(store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
+            store.delete(entry.path)
+    lake.publish(lambda newest: _onto(newest, snapshot, changed))
+    return receipt
+
+
+def _onto(newest: Snapshot, before: Snapshot, changed: Snapshot) -> Snapshot:
+    if newest.number != before.number:
+        raise _MovedOnError("a newer snapshot stands")
+    return changed
+
+
+class _Buried(NamedTuple):
+    """The tombstones of a corpus, old and new, and which of the new ones were samples."""
+
+    stored: Stored
+    samples: set[str]
+
+
+def _bury(store: Store, state: CorpusState, keys: set[str]) -> _Buried:
+    """Writes the tombstones of a corpus."""
+    values = pa.array(sorted(keys), pa.string())
+    rows = {row["key"]: row for row in read_tombstones(store, state.corpus.name).to_pylist()}
+    samples = set[str]()
+    for shard in state.shards:
+        index = get_table(store, shard.index, ("key", "draw", "language", "modality", "questions", "audios"))
+        for row in index.filter(pc.is_in(index["key"], value_set=values)).to_pylist():
+            rows.setdefault(row["key"], tombstone(row))
+            samples.add(row["key"])
+    for key in keys:
+        rows.setdefault(key, {"key": key, "draw": draw_of(key), "sample": False})
+    stored = put_tombstones(
+        store, state.corpus.name, pa.Table.from_pylist([rows[key] for key in sorted(rows)], TOMBSTONES)
+    )
+    assert stored
+    return _Buried(stored, samples)
+
+
+def _erase(
+    lake: Lake, snapshot: Snapshot, found: _Found, buried: dict[str, _Buried], pool: Pool, *, quiet: bool
+) -> tuple[Snapshot, set[str]]:
+    """The snapshot without what was taken down, and what voices were given of it."""
+    store, said = lake.store, set[str]()
+    corpora, speech = list[CorpusState](), list[SpeechState]()
+    everywhere = pa.array(sorted(set().union(*found.keys.values())), pa.string())
+    for state in snapshot.corpora:
+        name = state.corpus.name
+        if name in buried:
+            keys = pa.array(sorted(found.keys[name]), pa.string())
+            tasks = shard_tasks(lake.url, state, sorted(buried[name].samples), buried[name].stored)
+            fresh = {task.shard.leaf: task for task in tasks}
+            spoken = [shard for one in snapshot.speech if one.corpus == name for shard in one.shards]
+            said |= questions_of(store, [task.shard for task in tasks], spoken, keys)
+            results = finish(tasks, pool, Progress(f"erase {name}", "shards", quiet=quiet))
+            made = dict(zip(fresh, map(Shard.model_validate, results), strict=True))
+            corpora.append(_without(store, state, keys, everywhere, made, buried[name].stored))
+        else:
+            corpora.append(state.model_copy(update=_quarantine(store, state, everywhere.slice(0, 0), everywhere)))
+    for sidecars in snapshot.speech:
+        name = sidecars.corpus
+        if name in buried:
+            keys = pa.array(sorted(found.keys[name]), pa.string())
+            leaves_ = speech_tasks(store, lake.url, sidecars, keys, buried[name].stored)
+            todo = [one for one in leaves_ if not isinstance(one, Shard)]
+            written = iter(finish(todo, pool, Progress(f"erase speech of {name}", "shards", quiet=quiet)))
+            shards = tuple(one if isinstance(one, Shard) else Shard.model_validate(next(written)) for one in leaves_)
+            speech += [sidecars.model_copy(update={"shards": shards})] if shards else []
+        else:
+            speech.append(sidecars)
+    changed = snapshot.model_copy(update={"corpora": tuple(corpora), "speech": tuple(speech)})
+    contents = {state.corpus.name: state.contents for state in corpora if state.contents}
+    if contents != {state.corpus.name: state.contents for state in snapshot.corpora if state.contents}:
+        duplicates, repeats = put_duplicates(store, contents)
+        changed = changed.model_copy(update={"duplicates": duplicates, "repeats": repeats})
+    return changed, said
+
+
+def _without(
+    store: Store, state: CorpusState, keys: pa.Array, everywhere: pa.Array, made: dict[str, Shard], gone: Stored
+) -> CorpusState:
+    """A corpus without some records, its shards as they were made."""
+    return state.model_copy(
+        update={
+            "shards": tuple(made.get(shard.leaf, shard) for shard in state.shards),
+            "origins": origins_without(store, state, keys),
+            "contents": contents_without(store, state, keys),
+            "tombstones": gone,
+            "taken_down": len(get_table(store, gone, ("key",))),
+            **_quarantine(store, state, keys, everywhere),
+        }
+    )
+
+
+def _quarantine(store: Store, state: CorpusState, keys: pa.Array, everywhere: pa.Array) -> dict[str, Any]:
+    stored = quarantine_without(store, state, keys, everywhere)
+    rows = get_tables(store, [stored] if stored else [], QUARANTINE, ("code",))
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(rows["code"].combine_chunks()).to_pylist()}
+    return {"quarantine": stored, "quarantined": dict(sorted(counts.items()))}
+
+
+# --- the receipt ----------------------------------------------------------------------------------------------------
+
+
+def _receipt(
+    lake: Lake,
+    before: Snapshot,
+    after: Snapshot,
+    found: _Found,
+    buried: dict[str, _Buried],
+    silenced: Sequence[Segment],
+    request: str,
+) -> Receipt:
+    """Stores what is about to be erased, before anything is."""
+    old, new = (set(paths_in(snapshot.model_dump(mode="json"))) for snapshot in (before, after))
+    keys = set().union(*found.keys.values())
+    lying = old - new | {path for segment in silenced for path in segment.tars}
+    folders = [path.split("/")[0] for path in new - old] + ["verdicts"] * len(silenced)
+    stages, packs = _still(lake.store, pa.array(sorted(keys), pa.string()))
+    receipt = Receipt(
+        number=0,
+        request=request,
+        records=tuple(
+            Erased(
+                corpus=name,
+                samples=len(one.samples & found.keys[name]),
+                quarantined=len(found.keys[name] - one.samples),
+            )
+            for name, one in sorted(buried.items())
+        ),
+        forbidden=len(found.digests),
+        rewritten={folder: folders.count(folder) for folder in sorted(set(folders))},
+        clips=sum(pc.sum(pc.and_(segment.goes, segment.rows["tar"].is_valid())).as_py() for segment in silenced),
+        lying=tuple(sorted(lying)),
+        stages=stages,
+        packs=packs,
+    )
+    return _stored(lake.store, receipt)
+
+
+def _still(store: Store, keys: pa.Array) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The manifests that place some samples, each with how many contexts, and the packed tars that hold them."""
+    stages, packs = dict[str, int](), list[str]()
+    for entry in store.list("stages"):
+        folder, _, name = entry.path.rpartition("/")
+        if name != "manifest.json":
+            continue
+        tables = orjson.loads(store.read(entry.path))["tables"]
+        rows = get_table(store, Stored.model_validate(tables["samples"]), ("key", "context"))
+        contexts = pc.unique(rows.filter(pc.is_in(rows["key"], value_set=keys))["context"]).to_pylist()
+        if contexts:
+            stages[folder.removeprefix("stages/")] = len(contexts)
+            packs += _packs(store, folder, contexts)
+    return stages, tuple(packs)
+
+
+def _packs(store: Store, folder: str, contexts: Iterable[int]) -> list[str]:
+    if store.entry(f"{folder}/packed.json") is None:
+        return []
+    hit = list(contexts)
+    shards = orjson.loads(store.read(f"{folder}/packed.json"))["shards"]
+    return [
+        shard["objects"][0]["path"]
+        for shard in shards
+        if any(shard["first"] <= one < shard["first"] + shard["contexts"] for one in hit)
+    ]
+
+
+def _stored(store: Store, receipt: Receipt) -> Receipt:
+    """The receipt under the next free number; the last one where it says the same."""
+    while True:
+        known = [entry.path for entry in store.list(_RECEIPTS)]
+        last = Receipt.model_validate_json(store.read(known[-1])) if known else None
+        if last and last == receipt.model_copy(update={"number": last.number}):
+            return last
+        numbered = receipt.model_copy(update={"number": last.number + 1 if last else 1})
+        try:
+            store.create(f"{_RECEIPTS}/{numbered.number:08d}.json", canonical(numbered.model_dump(mode="json")))
+        except Exists:
+            continue
+        return numbered

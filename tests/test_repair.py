@@ -1,0 +1,216 @@
+"""A repaired plan moves what a change touched, and nothing else."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tarsia.manifests.audit import audit
+from tarsia.manifests.order import Order
+from tarsia.manifests.repair import Parent, mend
+from tarsia.manifests.stream import Stream, load_manifest, manifest_digest
+from tarsia.schemas.errors import Drift, UserError
+from tarsia.schemas.identity import key_of
+from tests.lakes import chats, fill, pictures, plan, questions, recipe, rows
+from tests.test_takedown import take
+
+PAGE = {"a": {"take": {"qa": "100%"}}}
+SMALL = {"tokens": 260}  # a context of some samples
+
+
+def contexts(lake, manifest):
+    """Context -> its keys, in order of slots."""
+    found = {}
+    for row in rows(lake, manifest):
+        found.setdefault(row["context"], []).append((row["key"], row["copy"], row["tokens"], row["checksum"]))
+    return found
+
+
+def must(before, after):
+    """The contexts of a parent that hold a sample which is not what it was."""
+    now = {row for context in after.values() for row in context}
+    return {number for number, context in before.items() if not set(context) <= now}
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "removed", "taken down", "all of it"])
+def test_only_contexts_that_a_change_touched_are_dissolved(tmp_path, change):
+    records = questions(300)
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": ({"cap": 32}, records), "chats": chats(40)})
+    parent = plan(lake, page)[0]
+    before = contexts(lake, parent)
+    if change in ("edited", "all of it"):
+        records[11]["output"] += " and a word more"
+        records[170]["output"] = "short"
+    if change in ("removed", "all of it"):
+        records = [record for number, record in enumerate(records) if number not in (40, 41, 200)]
+    if change in ("added", "all of it"):
+        records = records + questions(3, first=1000)
+    lake = fill(tmp_path, {"qa": ({"cap": 32}, records), "chats": chats(40)})
+    if change in ("taken down", "all of it"):
+        take(lake, ("qa", "r77"), ("qa", "r78"))
+    repaired = plan(lake, page, repair=True)[0]
+    after = contexts(lake, repaired)
+    touched = must(before, after)
+    assert {number for number in before if after[number] != before[number]} == touched
+    assert repaired.repaired.kept == len(before) - len(touched)
+    assert repaired.repaired.parents == (manifest_digest(parent),)
+    assert len(after) >= len(before)
+    assert sorted(after) == list(range(repaired.contexts))
+    scratch = plan(lake, page, replace=True)[0]
+    assert {row[:2] for rows_ in contexts(lake, scratch).values() for row in rows_} == {
+        row[:2] for rows_ in after.values() for row in rows_
+    }
+
+
+def test_a_repaired_plan_is_audited_as_any_other_and_told_from_one_from_scratch(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(100)})
+    plan(lake, page)
+    lake = fill(tmp_path, {"qa": questions(103)})
+    take(lake, ("qa", "r5"))
+    repaired = plan(lake, page, repair=True)
+    assert audit(lake, repaired, recipe=page, deep=True).findings == ()
+    assert plan(lake, page, repair=True) == repaired
+    assert load_manifest(lake.url, "small/a") == repaired[0]
+    with pytest.raises(Drift, match="it was repaired"):
+        plan(lake, page)
+    again = fill(tmp_path, {"qa": questions(104)})
+    twice = plan(again, page, repair=True)[0]
+    assert twice.repaired.parents == (*repaired[0].repaired.parents, manifest_digest(repaired[0]))
+    assert plan(lake, page, replace=True)[0].repaired is None
+
+
+def test_a_claim_to_have_kept_more_than_was_kept_is_found(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(100)})
+    plan(lake, page)
+    lake = fill(tmp_path, {"qa": questions(103)[3:]})
+    repaired = plan(lake, page, repair=True)[0]
+    told = repaired.repaired
+    for wrong in (
+        told.model_copy(update={"kept": told.kept + 1}),
+        told.model_copy(update={"before": told.before + 1}),
+        told.model_copy(update={"first": told.first - 1}),
+        told.model_copy(update={"parents": ("0" * 64,)}),
+    ):
+        found = audit(lake, [repaired.model_copy(update={"repaired": wrong})], recipe=page).findings
+        assert any("repaired" in one.where for one in found), wrong
+
+
+def test_a_run_goes_on_where_it_stood_in_the_parent(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(200)})
+    before = plan(lake, page)[0]
+    stream = Stream(lake.url, "small/a", batch=4, epochs=3)
+    seen = [
+        context.number for batch in itertools.islice(stream, before.contexts // 4 + 4) for context in batch.contexts
+    ]
+    state = stream.state_dict()
+    rest = [context.number for batch in stream for context in batch.contexts][len(seen) :]
+    lake = fill(tmp_path, {"qa": questions(220)[2:]})
+    after = plan(lake, page, repair=True)[0]
+    assert after.contexts > before.contexts
+    stream = Stream(lake.url, "small/a", batch=4, epochs=3)
+    stream.load_state_dict(state)
+    now = [context.number for batch in stream for context in batch.contexts]
+    old = [number for number in now if number < before.contexts]
+    assert old == rest
+    assert sorted(set(now)) == list(range(after.contexts))
+    with pytest.raises(UserError, match="saved with manifest"):
+        stream.load_state_dict({**state, "manifest": "0" * 32})
+
+
+def test_a_number_that_a_lone_sample_left_is_filled_from_a_neighbour(tmp_path):
+    page = recipe(PAGE, tokens=4000)
+    shown = pictures(tmp_path, [(448, 448), (448, 448)])
+    lake = fill(tmp_path, {"qa": questions(80), "shown": ({"format": "llava"}, shown)})
+    parent = plan(lake, recipe({"a": {"take": {"qa": "100%"}, "pack": {"alone": ["image"]}}}, tokens=4000))[0]
+    page = recipe({"a": {"take": {"qa": "100%"}, "pack": {"alone": ["image"]}}}, tokens=4000)
+    before = contexts(lake, parent)
+    gone = next(number for number, context in before.items() if len(context) == 1)
+    own = next(record["id"] for record in shown if key_of("shown", f"{record['id']}") == before[gone][0][0])
+    take(lake, ("shown", f"{own}"))
+    repaired = plan(lake, page, repair=True)[0]
+    after = contexts(lake, repaired)
+    assert sorted(after) == sorted(before)
+    assert sum(after[number] != before[number] for number in before) == 2
+    assert audit(lake, [repaired], recipe=page).findings == ()
+
+
+def test_a_repair_follows_no_change_of_the_recipe(tmp_path):
+    lake = fill(tmp_path, {"qa": questions(20)})
+    plan(lake, recipe(PAGE, **SMALL))
+    with pytest.raises(Drift, match=r"context\.tokens was 260, is 300; a repair follows changes of the lake alone"):
+        plan(lake, recipe(PAGE, tokens=300), repair=True)
+
+
+def test_what_a_repair_added_comes_last_in_every_epoch():
+    plain, longer = Order("5" * 64, 10, window=4), Order("5" * 64, 10, window=4, more=3)
+    for epoch in range(3):
+        first = [plain.context(epoch, position) for position in range(10)]
+        assert [longer.context(epoch, position) for position in range(13)] == [*first, 10, 11, 12]
+        assert longer.epoch(epoch).tolist() == [*first, 10, 11, 12]
+
+
+def test_copies_of_a_sample_stay_apart_in_a_repaired_plan(tmp_path):
+    page = recipe({"a": {"take": {"qa": "200%"}}}, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(60)})
+    plan(lake, page)
+    take(lake, ("qa", "r5"), ("qa", "r6"))
+    repaired = plan(lake, page, repair=True)
+    for context in contexts(lake, repaired[0]).values():
+        assert len({key for key, *_ in context}) == len(context)
+    assert audit(lake, repaired, recipe=page).findings == ()
+
+
+def samples(keys, context=None):
+    count = len(keys)
+    columns = {
+        "key": [f"{key}" for key in keys],
+        "copy": [0] * count,
+        **{name: [1] * count for name in ("tokens", "tiles", "frames", "audio_tokens", "checksum", "speech_checksum")},
+        "spoken": pa.array([[]] * count, pa.list_(pa.int32())),
+    }
+    return pa.table({**columns, **({"context": context} if context is not None else {})})
+
+
+def mended(before, now, *, each):
+    """`before`: lists of keys; `now`: keys; contexts of `each` samples."""
+    flat = [key for context in before for key in context]
+    numbers = [number for number, context in enumerate(before) for _ in context]
+
+    def filled(order):
+        return order, np.append(np.arange(0, len(order), each), len(order))
+
+    every = np.ones(len(now), bool)
+    parent = Parent(len(before), samples(flat, numbers))
+    done = mend(parent, samples(now), every, every, np.arange(len(now)), filled)
+    found = [
+        [now[row] for row in done.rows[begin:end]] for begin, end in zip(done.starts, done.starts[1:], strict=False)
+    ]
+    return found, done.kept
+
+
+def test_mend_fills_freed_numbers_first_and_halves_what_is_large():
+    assert mended([[1, 2], [3, 4], [5]], [1, 2, 3, 5], each=2) == ([[1, 2], [3], [5]], 2)
+    assert mended([[1, 2], [3, 4], [5]], [1, 2, 3, 5, 6, 7], each=2) == ([[1, 2], [3, 6], [5], [7]], 2)
+    assert mended([[1, 2, 3], [4], [5]], [1, 2, 3, 5], each=3) == ([[1, 2], [3], [5]], 1)
+    assert mended([[1], [2]], [1, 2], each=1) == ([[1], [2]], 2)
+    with pytest.raises(UserError, match="1 contexts would stay empty"):
+        mended([[1], [2]], [1], each=1)
+
+
+def test_one_percent_touches_no_more_than_it_must():
+    rng = np.random.default_rng(5)
+    sizes = rng.integers(3, 9, 4000)
+    keys = rng.permutation(int(sizes.sum()))
+    before = [part.tolist() for part in np.split(keys, np.cumsum(sizes)[:-1])]
+    gone = set(rng.choice(keys, len(keys) // 100, replace=False).tolist())
+    now = sorted({*keys.tolist(), *range(len(keys), len(keys) + len(keys) // 200)} - gone)
+    after, kept = mended(before, now, each=6)
+    least = sum(bool(gone & set(context)) for context in before)
+    touched = sum(old != new for old, new in zip(before, after, strict=False))
+    assert (touched, kept) == (least, len(before) - least)
+    assert sorted(key for context in after for key in context) == now
