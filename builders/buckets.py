@@ -34,8 +34,8 @@ def bucket(lengths: Int64s, budget: int, most: int, *, seed: int, window: int = 
         mine = lengths[begin:end]
         order = np.argsort(-mine, kind="stable")
         batch = np.empty(len(mine), np.int64)
-        size = _cut(mine[order], budget, most)
-        batch[order] = np.repeat(np.arange(len(size)), size)
+        cut = _cut(mine[order], budget, most)
+        batch[order] = np.repeat(np.arange(len(cut)), cut)
         shuffled, size = shuffle(batch, seed, numbered)
         members[begin:end] = begin + shuffled
         sizes.append(size)

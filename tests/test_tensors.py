@@ -78,7 +78,7 @@ def counted(one, rule=SETTINGS):
     for turn in one.sample.conversations:
         question += turn.speaker == "human"
         state = "☜" if turn.speaker == "gpt" else ""
-        total += turn_tokens(QWEN, turn, spoken=turn.speaker == "human" and question in one.heard, state=state)
+        total += turn_tokens(QWEN, turn, spoken=turn.speaker == "human" and question in one.asked, state=state)
     total += sum(256 * tiles(image.width, image.height, most=rule.tiles, thumbnail=True) for image in one.sample.images)
     for film in one.sample.videos:
         total += 256 * len(frame_positions(film.length, film.fps, rate=1, least=4, most=16))
