@@ -64,7 +64,8 @@ def part(*turns, key="a", kind=Kind.QA, images=(), audios=(), videos=(), heard=N
         key=key, corpus="c", id=key, kind=kind, language="en", conversations=tuple(said), images=tuple(pictures_of),
         audios=tuple(sounds), videos=tuple(films),
     )  # fmt: skip
-    return made(Streamed, sample=sample, tokens=0, media=media, heard=heard or {})
+    figures = {"tokens": 0, "questions": 0, "microseconds": 0}
+    return made(Streamed, sample=sample, media=media, heard=heard or {}, words={}, **figures)
 
 
 def made(kind, **known):
