@@ -22,6 +22,7 @@ from tarsia.pipelines.pool import open_pool
 from tarsia.pipelines.speak import speak
 from tarsia.schemas.errors import BadCatalog, Pending, UnknownName
 from tarsia.schemas.sample import AUDIO
+from tests.test_takedown import take
 
 SECONDS = [0.9, 1.7, 1.2]
 TEXTS = [
@@ -136,6 +137,17 @@ def test_what_nobody_has_said_yet_is_pending_and_never_silent(town):
     (manifest,) = plan(lake, page, voices="tone", only=["mixed"], pending_as_text=True)
     assert [row["reason"] for row in rows(lake, manifest, "unplaced")] == ["unspoken: pending"] * 8
     assert audit(lake, [manifest], recipe=page, deep=True).findings == ()
+
+
+def test_what_was_taken_down_is_neither_said_nor_heard(town):
+    lake, page = lake_of(town), recipe({**STAGES, "all": {"take": {"noise": "100%", "tts": "100%"}}})
+    voice(lake, page, str(town / "tone.yaml"))
+    plan(lake, page, voices="tone")
+    take(lake, ("texts", "t3#0"), ("texts", "t4#1"))
+    report(town, lake, page)
+    manifests = plan(lake, page, voices="tone", replace=True)
+    assert [row["reason"] for row in rows(lake, manifests[2], "unplaced")].count("taken-down") == 2
+    assert audit(lake, manifests, recipe=page, deep=True).findings == ()
 
 
 def test_pairs_that_were_made_give_the_words_that_were_said_and_waves_at_24_khz(town):
