@@ -1,34 +1,53 @@
-"""What planning costs: stages of vita-1.5 over a synthetic lake in the proportions of the paper's Table 1.
+"""VITA-1.5's whole curriculum at its true size: planned, audited and asked for its lineage, from a lake on disk.
 
-    python benchmarks/plan.py 1_000_000 4_000_000
+    python benchmarks/plan.py --share 1/4 --lake /tmp/quarter
+    python benchmarks/plan.py --share 1 --lake /tmp/whole
 
-No media and no files: the tables that `tarsia plan` would have read, one question a sample as the table counts them.
+Writes the tables of a lake with the paper's Table 1 (one single-question sample a question: 22,133,160 of them), ten
+million recordings, 3,100 hours of text with its speech, and verdicts on the questions that stage 2.2 would have spoken:
+shards' indexes, costs under the recipe's settings, origins, sidecars' indexes and a snapshot, but no tar, no text and
+no medium. Then `tarsia plan` (costs are cached, as in every plan but the first), `tarsia audit` and `tarsia inspect`
+run over it, each in a process of its own, and the sizes of the stages are compared with the paper's arithmetic.
+
 Lengths are a model, not VITA's data: text by a lognormal law with the medians below, images by shape through the real
-tiling rule, sidecars for the samples that stage 2.2 selects (one question in twenty refused). For each stage: CPU and
-wall seconds, contexts over the bound, and the memory that the process held at its peak so far.
+tiling rule, speech by a lognormal law around four and a half seconds; 15 % of the questions cannot be spoken by their
+text, and 5 % of the others were refused.
 """
 
 import argparse
+import multiprocessing
 import resource
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tarsia.builders.chat import system_tokens
 from tarsia.builders.documents import read_recipe
-from tarsia.builders.tokens import tiles, tokenizer
-from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, Corpus, plan
-from tarsia.manifests.select import arc
+from tarsia.builders.lake import Lake
+from tarsia.builders.storage import Store, open_store
+from tarsia.builders.tables import get_table, put_table
+from tarsia.builders.tokens import audio_tokens, tiles
+from tarsia.manifests.audit import audit
+from tarsia.manifests.costs import COSTS, settings_digest
+from tarsia.manifests.lineage import Lineage
+from tarsia.manifests.stream import load_manifest
+from tarsia.pipelines.plan import make_plans
+from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.corpus import CAP
 from tarsia.schemas.corpus import Corpus as Entry
-from tarsia.schemas.identity import Draws, redraws
+from tarsia.schemas.identity import Draws, canonical, redraws, start
 from tarsia.schemas.lake import CorpusState, SpeechState
 from tarsia.schemas.recipe import Recipe
 from tarsia.schemas.sample import Kind
-from tarsia.schemas.shard import INDEX, Shard, Stored, leaves
+from tarsia.schemas.shard import CLIP, INDEX, ORIGINS, SPEECH, Shard, Stored, leaves
 
 # VITA-1.5 (arXiv 2501.01957), Table 1: thousands of questions, kind, language, what is looked at, median text tokens
 TABLE = (
@@ -57,6 +76,13 @@ TABLE = (
     ("synthetic_video_qa", 4336.30, "qa", "zh+en", "video", 90),
     ("synthetic_text", 1574.20, "qa", "zh+en", "text", 330),
 )
+# what the paper has of speech, in thousands of recordings: all of ten million, and 3,000 hours with a few to spare
+TABLE += (
+    ("speech_zh", 6000.00, "asr", "zh", "audio", 20),
+    ("speech_en", 4000.00, "asr", "en", "audio", 15),
+    ("voices_zh", 1400.00, "tts", "zh", "audio", 20),
+    ("voices_en", 1000.00, "tts", "en", "audio", 15),
+)
 SIZES = {
     "photo": ((640, 480), (640, 427), (500, 375), (480, 640), (612, 612)),
     "web": ((512, 512), (768, 1024), (1280, 720), (400, 300), (800, 800)),
@@ -64,131 +90,295 @@ SIZES = {
     "page": ((1654, 2339), (1024, 1325), (1000, 1000), (1200, 900)),
     "chart": ((850, 600), (400, 300), (1000, 500), (300, 300)),
 }
-STAGES = ("1.1", "1.2", "1.3", "2.2")
+STAGES = {"1.1": 919_740, "1.2": 4_598_700, "1.3": 18_454_200, "2.1": 10_000_000, "2.2": 3_690_840}  # Table 1
 POOL = "bench"
+PART = 1 << 18  # records of one table of origins
+RECIPE = "vita-1.5"
+
+
+class Row(NamedTuple):
+    """A corpus: thousands of questions, kind, language, what is looked at, median text tokens."""
+
+    name: str
+    thousands: float
+    kind: str
+    language: str
+    seen: str
+    median: int
+
+    def count(self, share: Fraction) -> int:
+        """Its samples in a lake of some share of the whole."""
+        return max(1, round(share * round(self.thousands * 1000)))
 
 
 def main() -> None:
-    """Plans every stage at every size."""
+    """Writes the lake if it is not there, and measures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("samples", type=int, nargs="+")
-    parser.add_argument("--stage", action="append", help=f"of {', '.join(STAGES)}; all of them if not said")
-    parser.add_argument("--digests", action="store_true", help="also digest the rows of each stage")
+    parser.add_argument("--share", type=Fraction, default=Fraction(1, 100), help="of the whole lake, such as 1/4")
+    parser.add_argument("--lake", type=Path, help="where it lies, or is to be written; else a folder for a moment")
+    parser.add_argument("--only", choices=("plan", "audit", "inspect"), action="append")
     told = parser.parse_args()
-    recipe = read_recipe("vita-1.5")
-    words = tokenizer(recipe.context.tokenizer)
-    prompts = {name: system_tokens(words, name) for name in PROMPTS}
-    plan(recipe, "1.1", lake(10_000, recipe), prompts)  # compiles the packer
-    print("samples     stage   selected   contexts  over bound  CPU s  wall s  us/sample  peak MB")
-    for count in told.samples:
-        corpora = lake(count, recipe)
-        print(f"{count:<41,} tables in memory {_peak():>31,.0f}")
-        for name in told.stage or STAGES:
-            began, wall = time.process_time(), time.monotonic()
-            planned = plan(recipe, name, corpora, prompts)
-            spent, waited = time.process_time() - began, time.monotonic() - wall
-            selected = len(planned.samples) + len(planned.unplaced)
-            over = len(planned.contexts) / planned.bound - 1
-            print(
-                f"{count:<11,} {name:<5} {selected:>10,} {len(planned.contexts):>10,} {over:>10.4%} "
-                f"{spent:>7.2f} {waited:>7.2f} {spent / selected * 1e6:>10.2f} {_peak():>8,.0f}",
-                flush=True,
-            )
-            if told.digests:
-                began = time.process_time()
-                short = {table: digest[:16] for table, digest in planned.rows.items()}
-                print(f"{'':<12}{short}  {time.process_time() - began:.2f} CPU s")
+    lake = told.lake or Path(tempfile.mkdtemp(prefix="tarsia-bench-"))
+    try:
+        if not (lake / "snapshots").exists():
+            print(f"written in {write(lake, told.share):,.0f} s")
+        print("step        CPU s  wall s  peak MB")
+        steps: dict[str, Callable[[str, Fraction], list[str]]] = {"plan": _plan, "audit": _audit, "inspect": _inspect}
+        for name, step in steps.items():
+            if not told.only or name in told.only:
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                    spent, waited, peak, said = alone.submit(_measured, step, str(lake), told.share).result()
+                print(f"{name:<10} {spent:>6.1f} {waited:>7.1f} {peak:>8,.0f}", *said, sep="\n  ", flush=True)
+    finally:
+        if not told.lake:
+            shutil.rmtree(lake)
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _measured(
+    step: Callable[[str, Fraction], list[str]], lake: str, share: Fraction
+) -> tuple[float, float, float, list[str]]:
+    began, wall = time.process_time(), time.monotonic()
+    said = step(lake, share)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.process_time() - began, time.monotonic() - wall, peak, said
 
 
-def lake(count: int, recipe: Recipe) -> list[Corpus]:
-    """The tables of a lake of about `count` samples, sorted by name as a snapshot lists them."""
-    total = sum(row[1] for row in TABLE)
-    return [corpus(row, max(1, round(count * row[1] / total)), recipe) for row in sorted(TABLE)]
+def _plan(lake: str, share: Fraction) -> list[str]:
+    """Every stage in one call; sizes are those of the paper's table to the sample."""
+    with open_pool(1) as pool:
+        manifests = make_plans(read_recipe(RECIPE), Lake(lake), pool, voices=POOL, replace=True, quiet=True)
+    said = []
+    for manifest in manifests:
+        selected = sum(count.selected for count in manifest.counts)
+        spoken, asked = sum(count.spoken for count in manifest.counts), sum(ask.spoken or 0 for ask in manifest.asks)
+        hours = sum(count.selected_seconds for count in manifest.counts) / 3600
+        if share == 1 and manifest.name in STAGES:
+            assert selected == STAGES[manifest.name], (manifest.name, selected)
+        assert spoken == asked
+        assert manifest.name not in ("3.1", "3.2") or abs(hours - min(3000, hours)) < 0.01
+        over = manifest.contexts / manifest.bound - 1
+        said.append(
+            f"{manifest.name}: selected {selected:,}, spoken {spoken:,} of {asked:,} asked, {hours:,.1f} h, "
+            f"contexts {manifest.contexts:,}, {over:.4%} over the bound"
+        )
+    return said
 
 
-def corpus(row: tuple[str, float, str, str, str, int], count: int, recipe: Recipe) -> Corpus:
+def _audit(lake: str, share: Fraction) -> list[str]:
+    recipe = read_recipe(RECIPE)
+    manifests = [load_manifest(lake, f"{RECIPE}/{name}") for name in recipe.stages]
+    result = audit(Lake(lake), manifests, recipe=recipe)
+    return [
+        f"{result.checks:,} checks of a lake of {share}, {len(result.findings)} findings",
+        *map(str, result.findings[:5]),
+    ]
+
+
+def _inspect(lake: str, share: Fraction) -> list[str]:
+    """Which contexts hold a record, of records that lie all over the lake; and the records of contexts."""
+    lineage, store = Lineage(Lake(lake)), Lake(lake)
+    snapshot = store.snapshot()
+    keys = [
+        get_table(store.store, state.shards[number * len(state.shards) // 3].index, ("key",))["key"][7].as_py()
+        for state in snapshot.corpora
+        for number in range(3)
+    ]
+    lineage.of_key(keys[0])  # opens the manifests
+    taken, places = list[float](), 0
+    for key in keys:
+        began = time.monotonic()
+        places += len(lineage.of_key(key).places)
+        taken.append((time.monotonic() - began) * 1000)
+    back = list[float]()
+    for number in range(0, 5000, 500):
+        began = time.monotonic()
+        lineage.of_context(f"{RECIPE}/1.3", number)
+        back.append((time.monotonic() - began) * 1000)
+    return [
+        f"{len(keys)} keys of a lake of {share}, {places} places: median {np.median(taken):.0f} ms, "
+        f"most {max(taken):.0f}",
+        f"{len(back)} contexts: median {np.median(back):.0f} ms, most {max(back):.0f}",
+    ]
+
+
+# --- the lake -------------------------------------------------------------------------------------------------------
+
+
+def write(lake: Path, share: Fraction) -> float:
+    """Writes the tables of the lake, corpora side by side; the seconds it took."""
+    began = time.monotonic()
+    rows = [Row(*row) for row in sorted(TABLE, key=lambda row: -row[1])]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        written = list(pool.map(_corpus, rows, [row.count(share) for row in rows], [str(lake)] * len(rows)))
+    states = tuple(sorted((state for state, _ in written), key=lambda state: state.corpus.name))
+    speech = tuple(sorted((said for _, said in written if said), key=lambda said: said.corpus))
+    Lake(str(lake)).publish(lambda snapshot: snapshot.model_copy(update={"corpora": states, "speech": speech}))
+    return time.monotonic() - began
+
+
+def _corpus(row: Row, count: int, lake: str) -> tuple[CorpusState, SpeechState | None]:
     """One corpus of `count` samples."""
-    name, _, kind, language, seen, median = row
+    store, recipe = open_store(lake), read_recipe(RECIPE)
     numbers = np.arange(count, dtype=np.uint64)
-    draws = np.sort(redraws(numbers, name))
-    shards = tuple(leaves(draws, CAP))
-    sizes = np.array([leaf.end - leaf.begin for leaf in shards])
-    shard = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
-    first = np.repeat([leaf.begin for leaf in shards], sizes)
-    strings = _hex(draws, redraws(draws, "key"))
-    words = (median * np.exp(0.55 * _normal(draws, "words"))).astype(np.int32)
-    question = np.minimum(6 + words // 5, 60).astype(np.int32)
-    columns = {
-        "key": strings,
-        "draw": pa.array(draws),
-        "record": strings,
-        "language": _names(_choice(draws, "language", 2) if "+" in language else np.zeros(count), language.split("+")),
-        "modality": _names(np.zeros(count), [seen if seen in ("text", "video") else "image"]),
-        "questions": pa.array(np.ones(count, np.int32)),
-        "offset": pa.array((np.arange(count) - first) * 51_200),
-        "length": pa.array(np.full(count, 51_200)),
-        "checksum": pa.array(redraws(draws, "checksum")),
-    }
-    index = pa.table({column: columns[column] for column in INDEX_COLUMNS})
-    assert all(index.schema.field(column).type == INDEX.field(column).type for column in INDEX_COLUMNS)
-    costs = pa.table(
-        {
-            "answers": pa.array(words),
-            "read": _lists(question + 5),
-            "heard": _lists(np.full(count, 5, np.int32)),
-            "speakable": _lists(redraws(draws, "speakable") < np.uint64(0.85 * 2**64)),
-            "tiles": pa.array(_tiles(draws, seen, recipe)),
-            "frames": pa.array(
-                (4 + _choice(draws, "frames", 13)).astype(np.int32) if seen == "video" else np.zeros(count, np.int32)
-            ),
-            "audio_tokens": pa.array(np.zeros(count, np.int32)),
-            "seconds": pa.array(np.zeros(count)),
+    unsorted = redraws(numbers, row.name)
+    order = np.argsort(unsorted)
+    draws, settings = unsorted[order], settings_digest(recipe.context)
+    shards, every = [], list(leaves(draws, CAP))
+    for several in (every[at : at + 64] for at in range(0, len(every), 64)):
+        begin, end = several[0].begin, several[-1].end
+        facts = _Facts(row, draws[begin:end], order[begin:end], recipe)
+        index, costs = facts.index(), facts.costs()
+        for leaf in several:
+            mine = index.slice(leaf.begin - begin, leaf.end - leaf.begin)
+            stored = put_table(store, f"corpora/{row.name}/{leaf.name}", _ranged(mine, 51_200))
+            shards.append(_shard(leaf.name, stored, len(mine)))
+            path = f"costs/{settings}/{row.name}/{stored.path.rsplit('/', 1)[1].removesuffix('.parquet')}"
+            counted = put_table(store, path, costs.slice(leaf.begin - begin, len(mine)))
+            store.create(f"commits/{path}.json", canonical(counted.model_dump(mode="json")))
+    entry = Entry(name=row.name, format="bench", kind=Kind(row.kind), language="zh+en", licence="none", root=".")
+    origins = tuple(_origins(row, draws[at : at + PART], order[at : at + PART], store) for at in range(0, count, PART))
+    state = CorpusState(corpus=entry, source="", records=count, shards=tuple(shards), origins=origins)
+    return state, _sidecars(row, draws, order, recipe, store)
+
+
+class _Facts:
+    """What is known of some samples of a corpus, in draw order."""
+
+    def __init__(self, row: Row, draws: Draws, numbers: npt.NDArray[Any], recipe: Recipe) -> None:
+        self.row, self.draws, self.numbers, self.recipe = row, draws, numbers, recipe
+        self.words = (row.median * np.exp(0.55 * _normal(draws, "words"))).astype(np.int32)
+        self.question = np.minimum(6 + self.words // 5, 60).astype(np.int32)
+        self.speakable = redraws(draws, "speakable") < np.uint64(0.85 * 2**64)
+        self.sizes = SIZES.get(row.seen, ())
+        self.size = _choice(draws, "size", max(1, len(self.sizes)))
+        heard = row.seen == "audio"
+        hundredths = np.clip(460 * np.exp(0.45 * _normal(draws, "seconds")), 50, 3000).astype(np.int64)
+        self.samples = hundredths * 160 if heard else np.zeros(len(draws), np.int64)
+
+    def index(self) -> pa.Table:
+        """INDEX, but for where the samples lie; columns that no plan and no audit reads are kept short."""
+        row, count = self.row, len(self.draws)
+        codes = _choice(self.draws, "language", 2) if "+" in row.language else np.zeros(count, np.int64)
+        modality = row.seen if row.seen in ("text", "video", "audio") else "image"
+        wide, high = (np.array([size[side] for size in self.sizes] or [0], np.int32)[self.size] for side in (0, 1))
+        image = [_same("0.jpg", count), pa.array(wide), pa.array(high), _same("", count)]
+        rate = pa.array(np.full(count, 16_000, np.int32))
+        audio = [_same("0.flac", count), pa.array(self.samples), rate, rate, _same("", count)]
+        keys = _keys(self.draws)
+        columns = {
+            "key": keys,
+            "draw": pa.array(self.draws),
+            "corpus": _same(row.name, count),
+            "id": pa.array(self.numbers).cast(pa.string()),
+            "record": _hex(redraws(self.draws, "record"), redraws(self.draws, "of")),
+            "kind": _same(row.kind, count),
+            "language": pa.array(row.language.split("+")).take(pa.array(codes)),
+            "modality": _same(modality, count),
+            "questions": pa.array(np.ones(count, np.int32)),
+            "images": _each(image, INDEX.field("images").type, there=modality == "image"),
+            "audios": _each(audio, INDEX.field("audios").type, there=modality == "audio"),
+            "offset": pa.array(np.zeros(count, np.int64)),
+            "length": pa.array(np.full(count, 51_200)),
+            "checksum": pa.array(redraws(self.draws, "checksum")),
         }
-    )
-    entry = Entry(name=name, format="bench", kind=Kind(kind), language="zh+en", licence="none", root=".")
-    state = CorpusState(corpus=entry, source="", records=count, shards=tuple(_shards(f"corpora/{name}", sizes)))
-    amount = next(take.amount for take in recipe.stages["2.2"].takes if take.kind is Kind(kind))
-    speech, speech_shard = _speech(columns, question, np.sort(arc(draws, recipe.seed, amount.of(count))))
-    sidecars = SpeechState(pool=POOL, corpus=name, shards=tuple(_shards(f"speech/{name}", np.bincount(speech_shard))))
-    return Corpus(state, index, shard, costs, sidecars, speech, speech_shard)
+        arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in INDEX]
+        return pa.table([_typed(array, field.type) for array, field in zip(arrays, INDEX, strict=True)], INDEX)
+
+    def costs(self) -> pa.Table:
+        """COSTS."""
+        settings, count = self.recipe.context, len(self.draws)
+        seen = [tiles(*size, most=settings.tiles, thumbnail=settings.thumbnail) for size in self.sizes] or [0]
+        lengths, which = np.unique(self.samples, return_inverse=True)
+        sound = np.array([audio_tokens(length, settings.audio) for length in lengths.tolist()], np.int32)[which]
+        film = self.row.seen == "video"
+        columns = {
+            "key": _keys(self.draws),
+            "answers": pa.array(self.words),
+            "read": _lists(self.question + 5),
+            "heard": _lists(np.full(count, 5, np.int32)),
+            "speakable": _lists(self.speakable),
+            "tiles": pa.array(np.array(seen, np.int32)[self.size]),
+            "frames": pa.array((4 + _choice(self.draws, "frames", 13)).astype(np.int32) * np.int32(film)),
+            "audio_tokens": pa.array(sound),
+            "seconds": pa.array(self.samples / 16_000),
+        }
+        return pa.table([_typed(columns[field.name], field.type) for field in COSTS], COSTS)
 
 
-def _speech(
-    columns: dict[str, pa.Array], question: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]
-) -> tuple[pa.Table, npt.NDArray[np.int32]]:
-    """Sidecars of some rows: one question in twenty is refused."""
-    draws = columns["draw"].to_numpy()[rows]
-    refused = redraws(draws, "refused") < np.uint64(0.05 * 2**64)
-    length = 8_000 + question[rows].astype(np.int64) * 4_000 + _choice(draws, "clip", 8_000)
-    turn = np.zeros(len(rows), np.int32)
-    clip = pa.StructArray.from_arrays([pa.array(turn[~refused]), pa.array(length[~refused])], ["turn", "samples16"])
-    no = pa.StructArray.from_arrays([pa.array(turn[refused])], ["turn"])
-    table = {name: columns[name].take(pa.array(rows)) for name in ("key", "draw", "record")}
-    table |= {"clips": _some(~refused, clip), "refused": _some(refused, no)}
-    shards = tuple(leaves(draws, CAP))
-    sizes = [leaf.end - leaf.begin for leaf in shards]
-    table["offset"] = pa.array(np.arange(len(rows)) * 9_000)
-    table["length"] = pa.array(np.full(len(rows), 9_000))
-    table["checksum"] = pa.array(redraws(draws, "speech checksum"))
-    return pa.table(table), np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
+def _origins(row: Row, draws: Draws, numbers: npt.NDArray[Any], store: Store) -> Stored:
+    """Where each record came from: one file of a line each."""
+    begin = numbers.astype(np.int64) * 400
+    columns = [_keys(draws), pa.array(numbers).cast(pa.string()), _same(f"{row.name}.jsonl", len(draws)),
+               pa.array(begin), pa.array(begin + 399)]  # fmt: skip
+    arrays = [_typed(column, field.type) for column, field in zip(columns, ORIGINS, strict=True)]
+    return put_table(store, f"origins/{row.name}/part", pa.table(arrays, ORIGINS))
 
 
-def _shards(folder: str, sizes: npt.NDArray[np.int64]) -> Iterator[Shard]:
-    for number, size in enumerate(sizes.tolist()):
-        tar = Stored(path=f"{folder}/{number:08d}.tar", bytes=0, digest="")
-        yield Shard(leaf=str(number), samples=size, questions=size, objects=(tar,))
+def _sidecars(row: Row, draws: Draws, numbers: npt.NDArray[Any], recipe: Recipe, store: Store) -> SpeechState | None:
+    """What `tarsia speak` would have left for stage 2.2: in the order of the coin, until half of all are accepted."""
+    stage = recipe.stages["2.2"]
+    take = next((take for take in stage.takes if take.kind is Kind(row.kind)), None)
+    if take is None or stage.spoken is None:
+        return None
+    first = int(np.searchsorted(draws, np.uint64(start(recipe.seed))))
+    rows = (first + np.arange(take.amount.of(len(draws)))) % len(draws)
+    walked = rows[np.argsort(redraws(draws[rows], "spoken"))]
+    speakable = _Facts(row, draws[walked], numbers[walked], recipe).speakable
+    refused = redraws(draws[walked], "refused") < np.uint64(0.05 * 2**64)
+    reached = np.cumsum(speakable & ~refused)
+    decided = np.sort(walked[speakable & (reached <= stage.spoken.of(len(rows)))])
+    mine, shards = draws[decided], []
+    facts = _Facts(row, mine, numbers[decided], recipe)
+    table = _speech(facts, redraws(mine, "refused") < np.uint64(0.05 * 2**64))
+    for leaf in leaves(mine, CAP):
+        part = _ranged(table.slice(leaf.begin, leaf.end - leaf.begin), 9_000)
+        stored = put_table(store, f"speech/{POOL}/{row.name}/{leaf.name}", part)
+        shards.append(_shard(leaf.name, stored, len(part)))
+    return SpeechState(pool=POOL, corpus=row.name, shards=tuple(shards))
 
 
-def _tiles(draws: Draws, seen: str, recipe: Recipe) -> npt.NDArray[np.int32]:
-    if seen not in SIZES:
-        return np.zeros(len(draws), np.int32)
-    settings = recipe.context
-    costs = [tiles(*size, most=settings.tiles, thumbnail=settings.thumbnail) for size in SIZES[seen]]
-    return np.array(costs, np.int32)[_choice(draws, "size", len(costs))]
+def _speech(facts: _Facts, refused: npt.NDArray[np.bool_]) -> pa.Table:
+    """SPEECH: a clip or a refusal of the only question of each sample."""
+    draws, count = facts.draws, int((~refused).sum())
+    length = (8_000 + facts.question.astype(np.int64) * 4_000 + _choice(draws, "clip", 8_000))[~refused]
+    kept = draws[~refused]
+    clip = {
+        "turn": pa.array(np.zeros(count, np.int32)),
+        "member": _same("q0.flac", count),
+        "clip": _keys(kept),
+        "engine": _same("bench", count),
+        "voice": _same("anyone", count),
+        "spoken": _same("", count),
+        "samples": pa.array(length * 3 // 2),
+        "rate": pa.array(np.full(count, 24_000, np.int32)),
+        "samples16": pa.array(length),
+    }
+    clips = pa.StructArray.from_arrays([_typed(clip[field.name], field.type) for field in CLIP], fields=list(CLIP))
+    kind, no = SPEECH.field("refused").type.value_type, int(refused.sum())
+    refusals = pa.StructArray.from_arrays([pa.array(np.zeros(no, np.int32)), pa.array(["silence"] * no, pa.string())],
+                                          fields=list(kind))  # fmt: skip
+    columns = {
+        "key": _keys(draws),
+        "draw": pa.array(draws),
+        "record": _hex(redraws(draws, "record"), redraws(draws, "of")),
+        "clips": _some(~refused, clips),
+        "refused": _some(refused, refusals),
+        "offset": pa.array(np.zeros(len(draws), np.int64)),
+        "length": pa.array(np.full(len(draws), 9_000)),
+        "checksum": pa.array(redraws(draws, "speech checksum")),
+    }
+    return pa.table([_typed(columns[field.name], field.type) for field in SPEECH], SPEECH)
+
+
+def _ranged(table: pa.Table, size: int) -> pa.Table:
+    """A shard's table, its samples one behind the other."""
+    offsets = pa.array(np.arange(len(table)) * size)
+    return table.set_column(table.schema.get_field_index("offset"), "offset", offsets)
+
+
+def _shard(leaf: str, index: Stored, samples: int) -> Shard:
+    tar = Stored(path=index.path.replace(".parquet", ".tar"), bytes=samples * 51_200, digest=index.digest)
+    return Shard(leaf=leaf, samples=samples, questions=samples, objects=(tar, index))
 
 
 def _choice(draws: Draws, purpose: str, count: int) -> npt.NDArray[np.int64]:
@@ -201,16 +391,33 @@ def _normal(draws: Draws, purpose: str) -> npt.NDArray[np.float64]:
     return np.asarray(np.sqrt(-2 * np.log1p(-np.minimum(one, 1 - 1e-12))) * np.cos(2 * np.pi * two))
 
 
-def _names(codes: npt.NDArray[np.int64], names: list[str]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names))
+def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(array.type):
+        return array.dictionary_encode().cast(kind)
+    return array.cast(kind)
 
 
-def _lists(values: npt.NDArray[np.int32]) -> pa.ListArray:
+def _same(name: str, count: int) -> pa.Array:
+    return pa.array([name]).take(pa.array(np.zeros(count, np.int64)))
+
+
+def _each(columns: list[pa.Array], kind: pa.DataType, *, there: bool) -> pa.ListArray:
+    """One struct in every list, or none in any."""
+    count, fields = len(columns[0]), list(kind.value_type)
+    values = pa.StructArray.from_arrays(columns, fields=fields)
+    return _some(np.full(count, there), values if there else values[:0])
+
+
+def _lists(values: npt.NDArray[Any]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), pa.array(values))
 
 
 def _some(there: npt.NDArray[np.bool_], values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(there)]).astype(np.int32)), values)
+
+
+def _keys(draws: Draws) -> pa.StringArray:
+    return _hex(draws, redraws(draws, "key"))
 
 
 def _hex(high: Draws, low: Draws) -> pa.StringArray:

@@ -10,6 +10,7 @@ the question still means what it meant, and one clip serves all the forms that c
 import re
 
 from tarsia.builders.normalise import normalise, rules
+from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN
 from tarsia.schemas.sample import AUDIO, PLACEHOLDER
 
 SPEAKABLE_RULES = 2  # another number where another question can be spoken, or another part of one stays written
@@ -151,3 +152,11 @@ def spoken_form(text: str, language: str) -> str:
 
 
 _LABEL = re.compile(r"^(?:Question|Q|问题|问)\s?[:：]\s*", re.IGNORECASE)
+
+
+def said(text: str) -> str:
+    """Text as the speech decoders are given it: lower case, without states and signs that nobody pronounces."""
+    return " ".join(_UNSAID.sub(" ", text.lower()).split())
+
+
+_UNSAID = re.compile(rf"[{SPOKEN}{NOISE}{WRITTEN}]|[^\w\s,.?!:;'\"()%&+$€£°，。？！：；、“”‘’（）《》…·—–-]|_")

@@ -6,7 +6,9 @@ the rows *say* is digested apart, column by column, so that two versions can be 
 
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from binascii import Error as NotHex
+from binascii import hexlify, unhexlify
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -67,7 +69,7 @@ def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None
         data = store.read(stored.path)
         if digest(data) != stored.digest:
             raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
-        return read_parquet(io.BytesIO(data), columns)
+        return read_parquet(pa.BufferReader(data), columns)
     with store.open(stored.path) as file:
         return read_parquet(file, columns)
 
@@ -75,51 +77,137 @@ def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None
 def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or some columns of it. (`pq.read_table` would import pandas, a CPU-second in every process.)"""
     with pq.ParquetFile(file) as parquet:
-        return parquet.read(columns=list(columns) if columns else None)
+        return parquet.read(columns=list(columns) if columns else None, use_threads=False)
 
 
 def get_tables(store: Store, many: Iterable[Stored], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
-    """Several stored tables end to end, some columns of them, with the schema's types even when there are none."""
+    """Several stored tables end to end, some columns of them, with the schema's types even when there are none.
+
+    Hex digits come as the bytes they spell where the schema says so: `key` and `record` in half the memory. Of lists of
+    structs, only the fields are read that the schema has.
+    """
     wanted = pa.schema([schema.field(name) for name in columns])
-    parts = [get_table(store, stored, columns).select(list(columns)).cast(wanted) for stored in many]
-    return pa.concat_tables([wanted.empty_table(), *parts]).combine_chunks()
+    paths = [path for field in wanted for path in _paths(field)]
+    parts = (get_table(store, stored, paths).select(list(columns)) for stored in many)
+    return pa.concat_tables([wanted.empty_table(), *(as_schema(part, wanted) for part in parts)]).combine_chunks()
+
+
+def _paths(field: pa.Field) -> Iterator[str]:
+    """What Parquet calls the leaves of a column."""
+    if not (pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)):
+        yield field.name
+        return
+    for inner in field.type.value_type:
+        yield f"{field.name}.list.element.{inner.name}"
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the types of a schema that has the same columns; hex digits become bytes and bytes hex digits."""
+    columns = [_as(column, field.type) for column, field in zip(table.columns, schema, strict=True)]
+    return pa.table(columns, schema)
+
+
+def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.chunked_array([packed(chunk, kind.byte_width) for chunk in column.chunks], kind)
+    if pa.types.is_fixed_size_binary(column.type) and pa.types.is_string(kind):
+        return pa.chunked_array([spelled(chunk) for chunk in column.chunks], kind)
+    return column.cast(kind)
+
+
+def packed(digits: pa.StringArray, width: int) -> pa.FixedSizeBinaryArray:
+    """Strings of `2 * width` hex digits as the bytes that they spell; empty ones (of what was taken down) as zeros.
+
+    `Corrupt` where one is neither.
+    """
+    _, offsets, data = digits.buffers()
+    ends = np.frombuffer(offsets, np.int32)[digits.offset : digits.offset + len(digits) + 1] if offsets else np.zeros(1)
+    lengths = np.diff(ends)
+    if digits.null_count or not np.isin(lengths, (0, 2 * width)).all():
+        raise Corrupt(f"a key or a digest is not {2 * width} hex digits long")
+    try:
+        spelt = unhexlify(memoryview(data)[ends[0] : ends[-1]]) if lengths.any() else b""
+    except NotHex as error:
+        raise Corrupt(f"a key or a digest is not made of hex digits: {error}") from None
+    if not lengths.all():
+        spread = np.zeros((len(digits), width), np.uint8)
+        spread[lengths > 0] = np.frombuffer(spelt, np.uint8).reshape(-1, width)
+        spelt = spread.tobytes()
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(digits), [None, pa.py_buffer(spelt)])
+
+
+def spelled(digits: pa.FixedSizeBinaryArray) -> pa.StringArray:
+    """The hex digits of bytes."""
+    width = digits.type.byte_width
+    data = digits.buffers()[1]
+    mine = memoryview(data)[digits.offset * width : (digits.offset + len(digits)) * width] if data else b""
+    ends = pa.py_buffer(np.arange(0, 2 * width * (len(digits) + 1), 2 * width, dtype=np.int32))
+    return pa.StringArray.from_buffers(len(digits), ends, pa.py_buffer(hexlify(mine)))
 
 
 def rows_digest(table: pa.Table) -> str:
     """BLAKE3 of what the rows say: names, lengths and values of the columns, little-endian, whatever the encoding."""
+    return columns_digest(zip(table.column_names, table.columns, strict=True))
+
+
+def columns_digest(columns: Iterable[tuple[str, pa.Array | pa.ChunkedArray]]) -> str:
+    """`rows_digest` of columns that come one at a time; bytes of a fixed size count as the hex digits they spell."""
     state = blake3()
-    for name in table.column_names:
+    for name, array in columns:
         state.update(name.encode() + b"\0")
-        array = table.column(name).combine_chunks()
-        for piece in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
-            _feed(state, piece)
+        _feed(state, array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
     return state.hexdigest()
+
+
+_PIECE = 1 << 17  # values that are spelt out at once; a multiple of 8
 
 
 def _feed(state: Any, array: pa.Array) -> None:
     state.update(struct.pack("<q", len(array)))
-    state.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     kind = array.type
-    if pa.types.is_dictionary(kind):
-        array = array.cast(kind.value_type)
-        kind = kind.value_type
+
+    def pieces(each: Callable[[pa.Array], pa.Array] = lambda piece: piece) -> Iterator[pa.Array]:
+        return (each(array.slice(begin, _PIECE)) for begin in range(0, len(array), _PIECE))
+
+    for piece in pieces():
+        there = piece.is_valid().to_numpy(zero_copy_only=False) if piece.null_count else np.ones(len(piece), np.bool_)
+        state.update(np.packbits(there).tobytes())
     if pa.types.is_struct(kind):
         for index in range(kind.num_fields):
             _feed(state, pc.struct_field(array, index))
     elif pa.types.is_list(kind):
-        state.update(_numbers(pc.list_value_length(array).fill_null(0), "<i8"))
+        for piece in pieces():
+            state.update(_numbers(pc.list_value_length(piece).fill_null(0), "<i8"))
         _feed(state, array.flatten())
-    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        full = array.fill_null("" if pa.types.is_string(kind) else b"")
-        state.update(_numbers(pc.binary_length(full), "<i8"))
-        _, offsets, data = full.buffers()
-        ends = np.frombuffer(offsets, dtype=np.int32)[full.offset : full.offset + len(full) + 1]
-        if len(ends) and data is not None:
-            state.update(memoryview(data)[ends[0] : ends[-1]])
+    elif pa.types.is_dictionary(kind) or pa.types.is_fixed_size_binary(kind) or _of_text(kind):
+        for piece in pieces(_spelt):
+            state.update(_numbers(pc.binary_length(piece), "<i8"))
+        for piece in pieces(_spelt):
+            _, offsets, data = piece.buffers()
+            ends = np.frombuffer(offsets, dtype=np.int32)[piece.offset : piece.offset + len(piece) + 1]
+            if len(ends) and data is not None:
+                state.update(memoryview(data)[ends[0] : ends[-1]])
     else:
-        full = array.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
-        state.update(full.astype(full.dtype.newbyteorder("<")).tobytes())
+        for piece in pieces():
+            full = piece.fill_null(pa.scalar(0).cast(kind)) if piece.null_count else piece
+            state.update(_numbers(full, None))
 
 
-def _numbers(array: pa.Array, dtype: str) -> bytes:
-    return bytes(array.to_numpy(zero_copy_only=False).astype(dtype).tobytes())
+def _of_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
+
+
+def _spelt(piece: pa.Array) -> pa.Array:
+    """Text or bytes, without nulls."""
+    if pa.types.is_fixed_size_binary(piece.type):
+        return spelled(piece)
+    if pa.types.is_dictionary(piece.type):
+        piece = piece.cast(piece.type.value_type)
+    return piece.fill_null("" if pa.types.is_string(piece.type) else b"") if piece.null_count else piece
+
+
+def _numbers(array: pa.Array, dtype: str | None) -> Any:
+    values = array.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(values, dtype or values.dtype.newbyteorder("<")).view(np.uint8)

@@ -18,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
 from tarsia.schemas.errors import BadRecipe, MissingExtra, Refused, UnknownName
 from tarsia.schemas.identity import digest
@@ -200,6 +199,8 @@ def tokenizer(name: str, words: str | None = None) -> Tokenizer:
 
 def _ranked(name: str, file: bytes, words: str, *, states_alike: bool = False) -> Tokenizer:
     """A vocabulary of ranks: that of Qwen, Qwen2 and Qwen2.5 has 151,643."""
+    import tiktoken  # only here: a trainer whose contexts are packed has no need of it
+
     parts = file.split()
     ranks = dict(zip(map(b64decode, parts[::2]), map(int, parts[1::2]), strict=True))
     if not ranks:

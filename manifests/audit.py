@@ -22,7 +22,8 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table, get_tables, rows_digest
 from tarsia.manifests.findings import Audit, Book, Finding, StageTables
 from tarsia.manifests.recount import recount
-from tarsia.manifests.reread import Claim, reread, reread_packed
+from tarsia.manifests.reread import Claim, reread
+from tarsia.manifests.reread_packs import reread_packs
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
 from tarsia.schemas.recipe import Recipe
@@ -59,7 +60,7 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
         reread(lake.store, snapshots[:1], claims, book)
         for claim in claims:
             with book.reading(claim.where):
-                reread_packed(lake.store, claim, book)
+                reread_packs(lake.store, claim, book)
     return Audit(checks=book.checks, findings=tuple(book.findings))
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tarsia.builders.chat import Medium
 from tarsia.builders.fbank import MELS
 from tarsia.builders.tokens import TILE, TILE_TOKENS
-from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
 from tarsia.manifests.stream import Batch, Context, Handed
-from tarsia.manifests.tensors import IGNORED, KINDS, Chat, Ints, chat, filler
+from tarsia.manifests.tensors import IGNORED, Chat, Ints, chat
+from tarsia.manifests.written import KINDS
 from tarsia.schemas import recipe
 from tarsia.schemas.errors import Corrupt, UserError
 
@@ -84,7 +84,7 @@ class Chats:
         length = longest if self.length is None else self.length
         if longest > length:
             raise UserError(f"a context has {longest} tokens, more than the batch's length of {length}")
-        pad = filler(words_of(settings))
+        pad = items[0].filler if items else 0
         spans, features = _spans(items), [array for item in items for array in item.features]
         begins = spans[:, 0] * length + spans[:, 3]
         tokens, heard = spans[:, 4] - spans[:, 3], spans[:, 1] == KINDS.index(Medium.AUDIO)

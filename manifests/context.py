@@ -9,10 +9,12 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tarsia.builders.shards import members
@@ -22,7 +24,8 @@ from tarsia.manifests.places import Group, Place, plain
 from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
-from tarsia.schemas.manifest import Manifest, Packed, stage_path
+from tarsia.schemas.manifest import WRITING, Manifest, Packs, Writing, stage_path
+from tarsia.schemas.recipe import Context as Settings
 from tarsia.schemas.sample import Kind, Sample
 from tarsia.schemas.shard import Stored
 
@@ -104,6 +107,27 @@ class Missing:
     why: str
 
 
+@dataclass(frozen=True)
+class Written:
+    """What `tarsia pack` wrote of a context beside its samples, for those who have no tokenizer."""
+
+    settings: Settings  # under which it was written
+    writing: Writing
+    npy: bytes
+    json: bytes
+
+    @cached_property
+    def ids(self) -> NDArray[np.int32]:
+        """The token ids of the context as planned, the system prompt included."""
+        return np.frombuffer(self.npy, "<i4", offset=10 + int.from_bytes(self.npy[8:10], "little"))  # NPY 1.0
+
+    @cached_property
+    def spans(self) -> list[dict[str, Any]]:
+        """Where everything stands in them, by slot."""
+        found: list[dict[str, Any]] = orjson.loads(self.json)["samples"]
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """One packed context: whole samples in order, under one system prompt (`text`, `image` or `video`)."""
@@ -113,6 +137,7 @@ class Context:
     tokens: int  # of the prompt and of the samples that are here
     samples: tuple[Streamed, ...]
     missing: tuple[Missing, ...] = ()
+    written: Written | None = field(default=None, compare=False, repr=False)
 
 
 class Layout(Protocol):
@@ -125,8 +150,11 @@ class Layout(Protocol):
 
     def samples(
         self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
-    ) -> Iterator[Streamed | Missing]:
-        """Its samples, of the bytes of those spans; `again` reads one once more that is not what it should be."""
+    ) -> tuple[list[Streamed | Missing], Written | None]:
+        """Its samples, of the bytes of those spans, and what was written of them, where something was.
+
+        `again` reads a span once more that is not what it should be.
+        """
 
 
 class InShards:
@@ -148,8 +176,13 @@ class InShards:
 
     def samples(
         self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
-    ) -> Iterator[Streamed | Missing]:
+    ) -> tuple[list[Streamed | Missing], Written | None]:
         """Its samples; one whose bytes or whose speech are broken is missing."""
+        return list(self._samples(places, spans, parts, again)), None
+
+    def _samples(
+        self, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
+    ) -> Iterator[Streamed | Missing]:
         turn = 0
         for slot, place in enumerate(places):
             mine, turn = turn, turn + 1 + bool(place.spoken)
@@ -183,9 +216,10 @@ class InPacks:
 
     haul = HAUL
 
-    def __init__(self, store: Store, shards: Sequence[Packed]) -> None:
-        self._store, self._shards = store, shards
-        self._firsts = [shard.first for shard in shards]
+    def __init__(self, store: Store, packs: Packs, settings: Settings) -> None:
+        self._store, self._shards, self._settings = store, packs.shards, settings
+        self._writing = packs.writing if packs.writing and packs.writing.version == WRITING else None
+        self._firsts = [shard.first for shard in packs.shards]
         self._places: OrderedDict[int, list[list[int]]] = OrderedDict()
 
     def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
@@ -195,7 +229,7 @@ class InPacks:
 
     def samples(
         self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
-    ) -> Iterator[Streamed | Missing]:
+    ) -> tuple[list[Streamed | Missing], Written | None]:
         """Its samples; where the range is broken, all of them are missing."""
         span, (_, _, expected) = spans[0], self._lies(number)[1]
         try:
@@ -204,9 +238,12 @@ class InPacks:
             if [one["key"] for one in told] != [place.key.decode() for place in places]:
                 raise _Bad(span, f"context {number} holds other samples than the manifest says")
         except _Bad as bad:
-            for slot, place in enumerate(places):
-                yield bad.missing(self._store.url, slot, place)
-            return
+            missing = [bad.missing(self._store.url, slot, place) for slot, place in enumerate(places)]
+            return list(missing), self._written(b"", b"")
+        written = self._written(found.pop("ids.npy", b""), found.pop("spans.json", b""))
+        return list(self._samples(places, told, found)), written
+
+    def _samples(self, places: Sequence[Place], told: list[Any], found: dict[str, bytes]) -> Iterator[Streamed]:
         media: list[dict[str, bytes]] = [{} for _ in places]
         for name, data in found.items():
             media[int(name[:3])][name[4:]] = data
@@ -214,6 +251,9 @@ class InPacks:
             heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
             words = {int(turn): text for turn, text in one["said"].items()}
             yield Streamed.of(partial(_as_stored, one), place, slot, media[slot], heard, words)
+
+    def _written(self, npy: bytes, json: bytes) -> Written | None:
+        return Written(self._settings, self._writing, npy, json) if self._writing else None
 
     def _lies(self, number: int) -> tuple[Stored, tuple[int, int, int]]:
         """The tar of a context, where in it that lies (offset, length), and its checksum."""
@@ -229,13 +269,13 @@ class InPacks:
         return shard.objects[0], (offsets[row], lengths[row], checksums[row])
 
 
-def packs(store: Store, manifest: Manifest, identity: str) -> list[Packed]:
+def packs(store: Store, manifest: Manifest, identity: str) -> Packs | None:
     """The packed shards of a stage, if they were made for this very manifest; else none."""
     try:
-        listing = orjson.loads(store.read(f"{stage_path(manifest.model, manifest.name)}/packed.json"))
+        listing = Packs.model_validate_json(store.read(f"{stage_path(manifest.model, manifest.name)}/packed.json"))
     except NotThere:
-        return []
-    return [Packed.model_validate(one) for one in listing["shards"]] if listing["manifest"] == identity else []
+        return None
+    return listing if listing.manifest == identity and listing.shards else None
 
 
 class _Bad(Exception):

@@ -4,7 +4,7 @@
 Everything here is arithmetic on the tables of a snapshot, column by column: a stage may have twenty million samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,9 +21,36 @@ from tarsia.schemas.lake import CorpusState, Snapshot, SpeechState
 from tarsia.schemas.manifest import Ask
 from tarsia.schemas.recipe import Context, Recipe, Stage, Take
 from tarsia.schemas.sample import MADE, Kind, unsaid
+from tarsia.schemas.shard import INDEX, SPEECH
 
 Bools = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
+
+_BYTES, _FEW = pa.binary(16), pa.dictionary(pa.int16(), pa.string())
+
+
+def lean(fields: Iterable[pa.Field]) -> pa.Schema:
+    """The fields as plans hold them, thirty million rows at once: hex digits as bytes, names as short codes."""
+    types = {"key": _BYTES, "record": _BYTES, **dict.fromkeys(("corpus", "kind", "language", "modality"), _FEW)}
+    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in fields])
+
+
+def _lean(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    return lean(schema.field(name) for name in columns)
+
+
+def _list_of(schema: pa.Schema, name: str, *fields: str) -> pa.Field:
+    """A list of structs of which only some fields are read."""
+    kind = schema.field(name).type.value_type
+    return pa.field(name, pa.list_(pa.struct([kind.field(field) for field in fields])))
+
+
+#: What is read of the tables of a lake: to plan, and (`SAID`) to speak.
+SAMPLES_OF = _lean(
+    INDEX, ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum")
+)
+SAID = _lean(SPEECH, ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum"))
+VERDICTS_OF = SAID.set(3, _list_of(SPEECH, "clips", "turn", "samples16")).set(4, _list_of(SPEECH, "refused", "turn"))
 
 
 class Corpus(NamedTuple):
@@ -77,9 +104,10 @@ class Corpus(NamedTuple):
         return np.asarray(self.seconds + np.where(unsaid, made, 0.0))
 
 
-def column(table: pa.Table, name: str) -> Any:
-    """A column without nulls as a numpy array."""
-    return table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+def column(table: Any, name: str) -> Any:
+    """A column without nulls, of whatever has columns, as a numpy array."""
+    values = table.column(name)
+    return (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).to_numpy(zero_copy_only=False)
 
 
 def refuse_unknown(recipe: Recipe, snapshot: Snapshot) -> None:
@@ -161,14 +189,16 @@ def _admitted(stage: Stage, corpus: Corpus) -> dict[int, Rows | None]:
     return admitted
 
 
-def groups(samples: pa.Table) -> tuple[Rows, list[tuple[str, str]]]:
+def groups(samples: pa.Table) -> tuple[Int32s, list[tuple[str, str]]]:
     """For each sample the number of its language and modality, and these by their number."""
     languages, modalities = (samples[name].combine_chunks() for name in ("language", "modality"))
     width = max(1, len(modalities.dictionary))
-    pairs = languages.indices.to_numpy().astype(np.int64) * width + modalities.indices.to_numpy()
-    found, group = np.unique(pairs, return_inverse=True)
+    pairs = languages.indices.to_numpy() * np.int32(width) + modalities.indices.to_numpy()
+    found = np.flatnonzero(np.bincount(pairs, minlength=1))
+    number = np.zeros(int(pairs.max(initial=0)) + 1, np.int32)
+    number[found] = np.arange(len(found))
     named = [languages.dictionary.to_pylist(), modalities.dictionary.to_pylist()]
-    return group, [(named[0][pair // width], named[1][pair % width]) for pair in found.tolist()]
+    return number[pairs], [(named[0][pair // width], named[1][pair % width]) for pair in found.tolist()]
 
 
 def _sizes(corpus: Corpus, pool: Rows | None, unit: str) -> npt.NDArray[Any] | int:
@@ -282,11 +312,11 @@ def decide(
     )
 
 
-def seen(samples: pa.Table, prompts: Mapping[str, int]) -> Rows:
+def seen(samples: pa.Table, prompts: Mapping[str, int]) -> Int32s:
     """For each sample, the tokens of the system prompt that goes with its media."""
     modality = samples["modality"].combine_chunks()
     named = [prompts[prompt_of([name])] for name in modality.dictionary.to_pylist()]
-    return np.asarray(np.array(named, np.int64)[modality.indices.to_numpy()])
+    return np.asarray(np.array(named, np.int32)[modality.indices.to_numpy()])
 
 
 def picked(table: pa.Table, rows: Rows) -> pa.Table:

@@ -1,7 +1,8 @@
 """A stage, planned: everything decided is put into contexts and written down, with what became of the ask.
 
-Samples are kept corpus after corpus until the contexts are known; then one gather, column by column, lays them out in
-training order. Reading the tables and storing the manifest is the pipeline's work.
+Samples are kept corpus after corpus, as views of the lake's tables. Once the contexts are known they are laid out in
+training order, a column at a time to be digested and a few contexts at a time to be stored: twenty million rows of
+SAMPLES never stand side by side. Reading the tables and storing the manifest is the pipeline's work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,21 @@ import xxhash
 
 from tarsia.builders.buckets import bucket, fewest
 from tarsia.builders.packing import Packing, fill, lower_bound
-from tarsia.builders.tables import rows_digest
-from tarsia.manifests.decide import Bools, Corpus, Int32s, Selected, choose, column, decide, groups, mute, picked, seen
+from tarsia.builders.tables import ROWS, as_schema, columns_digest, rows_digest
+from tarsia.manifests.decide import (
+    Bools,
+    Corpus,
+    Int32s,
+    Selected,
+    choose,
+    column,
+    decide,
+    groups,
+    lean,
+    mute,
+    picked,
+    seen,
+)
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, copies, positions, rounds
 from tarsia.schemas.identity import redraws
@@ -25,15 +39,60 @@ from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, WINDOW, Ask, Co
 from tarsia.schemas.recipe import Context, Pack, Recipe
 from tarsia.schemas.shard import Stored
 
-INDEX_COLUMNS = (
-    "key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum",
-)  # fmt: skip
-SPEECH_COLUMNS = ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum")
 PROMPTS = ("text", "image", "video")
 
 LOT = 100_000  # samples of a window, which share contexts; the windows of a stage come in an order of its own
 
 Floats = npt.NDArray[np.float64]
+Int8s = npt.NDArray[np.int8]
+
+
+class Placed(NamedTuple):
+    """SAMPLES, not yet laid out: in training order it is `everyone` at `rows`."""
+
+    everyone: pa.Table
+    rows: Rows
+    starts: Rows  # context i holds rows[starts[i]:starts[i + 1]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> pa.Array | pa.ChunkedArray:
+        """One column of all samples; keys as bytes."""
+        size = np.diff(self.starts)
+        if name == "context":
+            return pa.array(np.repeat(np.arange(len(size), dtype=np.int32), size))
+        if name == "slot":
+            return pa.array((np.arange(len(self)) - np.repeat(self.starts[:-1], size)).astype(np.int32))
+        return _gathered(self.everyone.column(name), self.rows)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of SAMPLES, some at a time: neighbours in training order are neighbours in their corpora too."""
+        whole = [name for name in SAMPLES.names if name not in _PLACE]
+        null = [name for name in whole if self.everyone.column(name).null_count == len(self.everyone)]
+        batches = self.everyone.drop_columns(null).to_batches() if len(self) else []
+        begins = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        for first in range(0, len(self), _SOME):
+            rows = self.rows[first : first + _SOME]
+            order = np.argsort(rows)
+            cuts = np.searchsorted(rows[order], begins)
+            parts = [
+                batch.take(pa.array(rows[order[low:high]] - begin))
+                for batch, begin, low, high in zip(batches, begins[:-1], cuts[:-1], cuts[1:], strict=True)
+                if low < high
+            ]
+            back = np.empty(len(rows), np.int64)
+            back[order] = np.arange(len(rows))
+            laid = pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
+            context = np.searchsorted(self.starts, np.arange(first, first + len(rows)), side="right") - 1
+            columns = {"context": context, "slot": np.arange(first, first + len(rows)) - self.starts[context]}
+            arrays = {name: pa.array(values.astype(np.int32)) for name, values in columns.items()}
+            arrays |= {name: pa.nulls(len(rows), SAMPLES.field(name).type) for name in null}
+            table = pa.table([arrays[name] if name in arrays else laid[name] for name in SAMPLES.names], SAMPLES.names)
+            yield as_schema(table, SAMPLES)
+
+
+_SOME = 4 * ROWS
 
 
 class Planned(NamedTuple):
@@ -43,7 +102,7 @@ class Planned(NamedTuple):
     counts: tuple[Count, ...]
     shards: tuple[Stored, ...]
     contexts: pa.Table
-    samples: pa.Table
+    samples: Placed
     unplaced: pa.Table
     capacity: int
     bound: int
@@ -56,8 +115,11 @@ class Planned(NamedTuple):
     @property
     def rows(self) -> dict[str, str]:
         """The logical digest of each table."""
-        tables = {"contexts": self.contexts, "samples": self.samples, "unplaced": self.unplaced}
-        return {name: rows_digest(table) for name, table in tables.items()}
+        columns = ((name, self.samples.column(name)) for name in SAMPLES.names)
+        tables = {
+            name: rows_digest(table) for name, table in (("contexts", self.contexts), ("unplaced", self.unplaced))
+        }
+        return {**tables, "samples": columns_digest(columns)}
 
 
 def plan(
@@ -85,15 +147,18 @@ def plan(
     rooms = _rooms(everyone, stage.pack, context.tokens, carried, _unspoken(selected))
     parts = rounds([one.rows for one in selected])
     filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
-    shards, samples = _used(tars, _placed(everyone, filled))
-    contexts = _context_table(samples, filled.starts, context, carried, batched=rooms.longest is not None)
+    unplaced = _unplaced(everyone, order, rooms)
+    del order, position, parts  # each is as long as the stage
+    shards, everyone = _used(tars, everyone, rooms.fits)
+    samples = Placed(everyone, filled.rows, filled.starts)
+    contexts = _context_table(samples, context, carried, batched=rooms.longest is not None)
     return Planned(
         asks=tuple(one.ask for one in selected),
         counts=tuple(sorted(_counts(selected, everyone, rooms.fits), key=_group)),
         shards=shards,
         contexts=contexts,
         samples=samples,
-        unplaced=_unplaced(everyone, order, rooms),
+        unplaced=unplaced,
         capacity=rooms.capacity,
         bound=filled.bound,
         binding=filled.binding,
@@ -111,8 +176,8 @@ _PLACE = ("context", "slot")
 
 def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
     """All selected samples in the columns of SAMPLES that do not depend on contexts, and the tars they point into."""
-    fields = [field for field in SAMPLES if field.name not in _PLACE]
-    parts, tars, firsts = [pa.schema(fields).empty_table()], list[Stored](), dict[str, int]()
+    fields = lean(field for field in SAMPLES if field.name not in _PLACE)
+    parts, tars, firsts = [fields.empty_table()], list[Stored](), dict[str, int]()
     for one in selected:
         corpus, index, costs = one.corpus, picked(one.corpus.index, one.rows), picked(one.corpus.costs, one.rows)
         if one.ask.corpus not in firsts:  # of a corpus that two takes share, the tars are listed once
@@ -135,13 +200,13 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
             "shard": pa.array(corpus.shard[one.rows] + np.int32(first)),
             **_speech_columns(one, first + len(corpus.state.shards)),
         }
-        parts.append(pa.table([columns[field.name] for field in fields], pa.schema(fields)))
+        parts.append(pa.table([columns[name] for name in fields.names], fields))
     return pa.concat_tables(parts).unify_dictionaries(), tars
 
 
 def _same(name: str, count: int) -> pa.DictionaryArray:
     """One name, `count` times."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([name]))
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int16)), pa.array([name]))
 
 
 def _speech_columns(one: Selected, first: int) -> dict[str, Any]:
@@ -164,8 +229,19 @@ def _nulls(count: int, kind: pa.DataType) -> pa.ChunkedArray:
 
 def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
     """All selected samples by their position in the stage; those at one position by draw."""
-    draws = np.concatenate([np.empty(0, np.uint64), *(one.corpus.draws[one.rows] for one in selected)])
-    return np.lexsort((draws, position))
+    order = np.argsort(position, kind="stable")  # one ascending run a corpus, which it merges
+    reached = position[order]
+    same, alike = reached[1:] == reached[:-1], np.zeros(len(order), np.bool_)
+    alike[1:] |= same
+    alike[:-1] |= same
+    tied, draws = order[alike], np.empty(int(alike.sum()), np.uint64)
+    begin = 0
+    for one in selected:
+        mine = (tied >= begin) & (tied < begin + len(one.rows))
+        draws[mine] = one.corpus.draws[one.rows[tied[mine] - begin]]
+        begin += len(one.rows)
+    order[alike] = tied[np.lexsort((draws, position[tied]))]
+    return order
 
 
 # --- contexts -------------------------------------------------------------------------------------------------------
@@ -180,8 +256,8 @@ class _Rooms(NamedTuple):
     capacity: int
     units: Int32s  # tiles and frames
     unit_cap: int | None
-    room: Rows  # tokens of a context of the sample's own
-    unspoken: Rows  # number in UNSPOKEN
+    room: Int32s  # tokens of a context of the sample's own
+    unspoken: Int8s  # number in UNSPOKEN
     fits: Bools
     shares: Bools  # a context with others
     lengths: Rows
@@ -192,13 +268,13 @@ class _Rooms(NamedTuple):
 UNSPOKEN = ("", "unspoken: refused", "unspoken: pending")  # why a sample that needs a voice has none
 
 
-def _unspoken(selected: Sequence[Selected]) -> Rows:
+def _unspoken(selected: Sequence[Selected]) -> Int8s:
     """For each selected sample the number of its reason in UNSPOKEN, 0 where it lacks nothing."""
-    reasons = [mute(one) * (1 + (one.hearing.pending > 0)) for one in selected]
-    return np.concatenate([np.empty(0, np.int64), *reasons])
+    reasons = [mute(one) * (np.int8(1) + (one.hearing.pending > 0)) for one in selected]
+    return np.concatenate([np.empty(0, np.int8), *reasons])
 
 
-def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int], unspoken: Rows) -> _Rooms:
+def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int], unspoken: Int8s) -> _Rooms:
     """Some kinds and media stay alone; so does what fits only when its own, smaller, system prompt is there."""
     tokens = column(everyone, "tokens")
     units = column(everyone, "tiles") + column(everyone, "frames")
@@ -220,9 +296,10 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
     )
 
 
-def _holds(samples: pa.Table, name: str) -> Bools:
+def _holds(samples: pa.Table | Placed, name: str) -> Bools:
     """Which samples have a medium in them, or are of a kind."""
-    values = samples["modality" if name in ("text", "image", "video", "audio") else "kind"].combine_chunks()
+    values = samples.column("modality" if name in ("text", "image", "video", "audio") else "kind")
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     named = [name in value.split("+") for value in values.dictionary.to_pylist()]
     return np.asarray(np.array(named, np.bool_)[values.indices.to_numpy()])
 
@@ -266,12 +343,13 @@ def _contexts(
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
     tokens = column(everyone, "tokens")
     together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
-    members, starts = [together[:0]], [np.zeros(1, np.int64)]
+    members, starts, reached = [together[:0]], [np.zeros(1, np.int64)], 0
     of_pack = list[Rows]()  # the part of each packed context
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
         packing = _packed(mine, tokens, rooms, _seed(purpose, part))
-        starts.append(packing.starts[1:] + starts[-1][-1])
+        starts.append(packing.starts[1:] + reached)
+        reached += len(mine)
         members.append(mine[packing.members])
         of_pack.append(np.full(len(packing.starts) - 1, part, np.int64))
     begins = np.concatenate(starts)
@@ -322,13 +400,13 @@ def _seed(purpose: str, part: int) -> int:
     return xxhash.xxh3_64_intdigest(f"tarsia\0fill\0{purpose}{f'{chr(0)}{part}' if part else ''}".encode()) >> 1
 
 
-def _deviation(samples: pa.Table) -> Deviation | None:
+def _deviation(samples: Placed) -> Deviation | None:
     """The largest of all corpora and windows; the first of equals."""
     window = column(samples, "context") // WINDOW
-    count = (int(samples["context"][-1].as_py()) + 1) // WINDOW if len(samples) else 0
+    count = (len(samples.starts) - 1) // WINDOW
     if not count:
         return None
-    names = samples["corpus"].combine_chunks()
+    names = samples.column("corpus")
     width, tokens = len(names.dictionary), column(samples, "tokens").astype(np.float64)
     codes = names.indices.to_numpy().astype(np.int64)
     whole = np.bincount(codes, tokens, width) / tokens.sum()
@@ -346,41 +424,30 @@ def _deviation(samples: pa.Table) -> Deviation | None:
 # --- the tables of the manifest -------------------------------------------------------------------------------------
 
 
-def _placed(everyone: pa.Table, filled: _Filled) -> pa.Table:
-    """SAMPLES, its shards still numbered as they came."""
-    size = np.diff(filled.starts)
-    context = np.repeat(np.arange(len(size), dtype=np.int32), size)
-    slot = (np.arange(len(context)) - np.repeat(filled.starts[:-1], size)).astype(np.int32)
-    placed = _gathered(everyone, filled.rows)
-    return pa.table([pa.array(context), pa.array(slot), *placed.columns], SAMPLES)
+def _gathered(values: pa.ChunkedArray, rows: Rows) -> pa.Array | pa.ChunkedArray:
+    """Some values of a column, in the order of the rows."""
+    if values.null_count == len(values):
+        return _nulls(len(rows), values.type)
+    return values.combine_chunks().take(pa.array(rows))
 
 
-def _gathered(table: pa.Table, rows: Rows) -> pa.Table:
-    """Rows of a table, one column after the other, so that only one is ever held twice."""
-    where = pa.array(rows)
-    columns = [
-        _nulls(len(rows), values.type) if values.null_count == len(values) else values.combine_chunks().take(where)
-        for values in table.columns
-    ]
-    return pa.table(columns, table.schema)
-
-
-def _used(tars: Sequence[Stored], samples: pa.Table) -> tuple[tuple[Stored, ...], pa.Table]:
-    """Only the tars that the samples need, and the samples with their numbers."""
+def _used(tars: Sequence[Stored], everyone: pa.Table, fits: Bools) -> tuple[tuple[Stored, ...], pa.Table]:
+    """Only the tars that placed samples need, and the samples with their numbers."""
     needed = np.zeros(len(tars), np.bool_)
     for name in ("shard", "speech_shard"):
-        needed[samples[name].combine_chunks().drop_null().to_numpy()] = True
+        needed[everyone[name].combine_chunks().filter(pa.array(fits)).drop_null().to_numpy()] = True
     numbers = pa.array(np.cumsum(needed, dtype=np.int32) - np.int32(1))
     for name in ("shard", "speech_shard"):
-        renumbered = numbers.take(samples[name].combine_chunks())
-        samples = samples.set_column(samples.column_names.index(name), SAMPLES.field(name), renumbered)
-    return tuple(compress(tars, needed)), samples
+        if everyone[name].null_count < len(everyone):
+            renumbered = numbers.take(everyone[name].combine_chunks())
+            everyone = everyone.set_column(everyone.column_names.index(name), name, renumbered)
+    return tuple(compress(tars, needed)), everyone
 
 
 def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
     over = order[~rooms.fits[order]]
-    rows = _gathered(everyone.select([field.name for field in UNPLACED if field.name != "reason"]), over)
+    rows = {name: _gathered(everyone[name], over) for name in UNPLACED.names if name != "reason"}
     figures = zip(
         column(everyone, "length")[over].tolist(), rooms.unspoken[over].tolist(), rows["tokens"].to_pylist(),
         rooms.room[over].tolist(), rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
@@ -399,14 +466,12 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
         else "silent: no sound to be batched by"
         for length, unspoken, tokens, room, units, seconds in figures
     ]
-    return pa.table([*rows.columns, pa.array(reasons, pa.string())], UNPLACED)
+    return as_schema(pa.table({**rows, "reason": pa.array(reasons, pa.string())}), UNPLACED)
 
 
-def _context_table(
-    samples: pa.Table, starts: Rows, context: Context, carried: dict[str, int], *, batched: bool
-) -> pa.Table:
+def _context_table(samples: Placed, context: Context, carried: dict[str, int], *, batched: bool) -> pa.Table:
     """CONTEXTS, from the samples in training order."""
-    begins, size = starts[:-1], np.diff(starts)
+    begins, size = samples.starts[:-1], np.diff(samples.starts)
 
     def sums(name: str) -> Any:
         return np.add.reduceat(column(samples, name), begins) if len(begins) else column(samples, name)
@@ -435,27 +500,34 @@ def _counts(selected: Sequence[Selected], everyone: pa.Table, fits: Bools) -> It
     begin = 0
     for one in selected:
         samples = everyone.slice(begin, len(one.rows))
-        placed = fits[begin : begin + len(one.rows)].astype(np.int64)
+        placed = fits[begin : begin + len(one.rows)]
         begin += len(one.rows)
         group, names = groups(samples)
         hearing, spoken = one.hearing, pc.list_value_length(one.hearing.spoken).to_numpy()
-        figures: dict[str, Any] = {
-            "speakable": hearing.speakable,
-            "refused": hearing.refused,
-            "pending": hearing.pending,
-            "spoken": spoken,
-            "placed_spoken": spoken * placed,
+        both = {"": None, "_questions": column(samples, "questions"), "_tokens": one.tokens, "_seconds": one.seconds}
+        totals = {
+            "speakable": _sums_of(group, hearing.speakable, len(names)),
+            "refused": _sums_of(group, hearing.refused, len(names)),
+            "pending": _sums_of(group, hearing.pending, len(names)),
+            "spoken": _sums_of(group, spoken, len(names)),
+            "placed_spoken": _sums_of(group, spoken, len(names), placed),
+            **{f"selected{name}": _sums_of(group, values, len(names)) for name, values in both.items()},
+            **{f"placed{name}": _sums_of(group, values, len(names), placed) for name, values in both.items()},
         }
-        both = {"": np.ones_like(placed), "_questions": column(samples, "questions"), "_tokens": one.tokens}
-        for suffix, values in {**both, "_seconds": one.seconds}.items():
-            figures |= {f"selected{suffix}": values, f"placed{suffix}": values * placed}
-        totals = {name: np.bincount(group, values, len(names)).tolist() for name, values in figures.items()}
         for number, (language, modality) in enumerate(names):
-            mine = {
+            mine: dict[str, Any] = {
                 name: round(values[number], 6) if "seconds" in name else round(values[number])
                 for name, values in totals.items()
             }
             yield Count(corpus=one.ask.corpus, kind=one.ask.kind, language=language, modality=modality, **mine)
+
+
+def _sums_of(group: Int32s, values: Any, count: int, only: Bools | None = None) -> list[float]:
+    """The sum of the values of each group, or how many there are; of those samples alone that `only` names."""
+    if only is not None and not only.all():
+        group, values = group[only], None if values is None else values[only]
+    sums: list[float] = np.bincount(group, values, count).tolist()
+    return sums
 
 
 def _group(count: Count) -> tuple[str, ...]:

@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.tables import as_schema
 from tarsia.manifests.decide import Bools, column
 from tarsia.manifests.select import Rows
 from tarsia.schemas.errors import UserError
+from tarsia.schemas.manifest import SAMPLES
 
 _FACTS = ("tokens", "tiles", "frames", "audio_tokens", "checksum", "speech_checksum")
 
@@ -80,7 +82,8 @@ def _now(before: pa.Table, now: pa.Table) -> Rows:
 
 def _names(samples: pa.Table) -> pa.Array:
     copies = samples["copy"].cast(pa.string())
-    return pc.binary_join_element_wise(samples["key"], copies, "#").combine_chunks()
+    keys = as_schema(samples.select(["key"]), pa.schema([SAMPLES.field("key")]))["key"]
+    return pc.binary_join_element_wise(keys, copies, "#").combine_chunks()
 
 
 def _same(before: pa.Table, now: pa.Table, at: Rows) -> Bools:

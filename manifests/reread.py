@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile
 
 from tarsia.builders.audio import resampled_length
@@ -25,10 +23,9 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens, frame_positions, tiles, tokenizer
 from tarsia.manifests.findings import Book
-from tarsia.schemas.errors import NotThere
-from tarsia.schemas.identity import checksum, digest, digest_of
+from tarsia.schemas.identity import checksum, digest
 from tarsia.schemas.lake import Snapshot
-from tarsia.schemas.manifest import Manifest, Packed, stage_path
+from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.recipe import Context
 from tarsia.schemas.sample import AUDIO, Kind, Sample
 from tarsia.schemas.shard import Shard, Stored
@@ -67,7 +64,7 @@ def reread(store: Store, snapshots: Sequence[Snapshot], claims: Sequence[Claim],
     others = {stored for lake in lakes for state in lake.corpora for stored in state.origins}
     others |= {state.quarantine for lake in lakes for state in lake.corpora if state.quarantine}
     for stored in sorted(others | sidecars, key=lambda one: (one.path, one.digest)):
-        _bytes(store, stored, book)
+        whole(store, stored, book)
     tallies, met = [_Tally(claim) for claim in claims], set[str]()
     for shard in shards.values():
         with book.reading(shard.tar.path):
@@ -78,7 +75,7 @@ def reread(store: Store, snapshots: Sequence[Snapshot], claims: Sequence[Claim],
             tally.close(book)
 
 
-def _bytes(store: Store, stored: Stored, book: Book) -> bytes:
+def whole(store: Store, stored: Stored, book: Book) -> bytes:
     """An object, compared with its digest."""
     data = b""
     with book.reading(stored.path):
@@ -90,7 +87,7 @@ def _bytes(store: Store, stored: Stored, book: Book) -> bytes:
 def _reread_shard(store: Store, shard: Shard, tallies: Sequence["_Tally"], book: Book) -> None:
     """One tar beside its index and its text, and what the manifests say of the samples in it."""
     path = shard.tar.path
-    data = _bytes(store, shard.tar, book)
+    data = whole(store, shard.tar, book)
     index, text = (get_table(store, stored, verify=True).to_pylist() for stored in (shard.index, shard.text))
     book.equal(path, "samples in the text", [row["key"] for row in index], [row["key"] for row in text])
     said = {row["key"]: row["conversations"] for row in text}
@@ -130,10 +127,10 @@ def _check_facts(
         header = read_image(media[image.member], place)
         book.equal(place, f"size of {image.member}", (image.width, image.height), (header.width, header.height))
     for audio in sample.audios:
-        book.equal(place, f"length of {audio.member}", (audio.samples, audio.rate), _length(media[audio.member]))
+        book.equal(place, f"length of {audio.member}", (audio.samples, audio.rate), sound_length(media[audio.member]))
 
 
-def _length(flac: bytes) -> tuple[int, int]:
+def sound_length(flac: bytes) -> tuple[int, int]:
     """Samples and rate of a FLAC."""
     info = soundfile.info(io.BytesIO(flac))
     return info.frames, info.samplerate
@@ -168,7 +165,7 @@ class _Tally:
             bare = context.model_copy(update={"prompt": "none"})
             self._tokens[take] += cost_of(sample, media, {}, bare).tokens
         for row in rows:
-            cost = cost_of(sample, media, _clip_lengths(store, claim.manifest, row, book, where), context)
+            cost = cost_of(sample, media, clip_lengths(store, claim.manifest, row, book, where), context)
             self._waiting -= 1
             for name, found in cost._asdict().items():
                 book.equal(where, name, row[name], found)
@@ -209,7 +206,7 @@ class _Tally:
         return self._rows
 
 
-def _clip_lengths(store: Store, manifest: Manifest, row: Mapping[str, Any], book: Book, where: str) -> dict[int, int]:
+def clip_lengths(store: Store, manifest: Manifest, row: Mapping[str, Any], book: Book, where: str) -> dict[int, int]:
     """The heard turns of a placed sample, and how many samples at 16 kHz their FLAC files come to."""
     if not row["spoken"]:
         return {}
@@ -217,7 +214,7 @@ def _clip_lengths(store: Store, manifest: Manifest, row: Mapping[str, Any], book
     span = store.read_range(path, row["speech_offset"], row["speech_length"])
     book.equal(where, "XXH3 of its speech", row["speech_checksum"], checksum(span))
     clips = dict(members(span, row["key"], path))
-    lengths = {turn: _length(clips[f"q{turn}.flac"]) for turn in row["spoken"]}
+    lengths = {turn: sound_length(clips[f"q{turn}.flac"]) for turn in row["spoken"]}
     return {turn: resampled_length(samples, rate, 16_000) for turn, (samples, rate) in lengths.items()}
 
 
@@ -225,7 +222,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
     """A sample as the model meets it, piece by piece; `heard`: samples at 16 kHz of the questions that are."""
     words, rule = tokenizer(context.tokenizer, context.words), context.frames
     sizes = [read_image(media[image.member], image.member) for image in sample.images]
-    images = iter(_tiles([(one.width, one.height) for one in sizes], context))
+    images = iter(tiles_of([(one.width, one.height) for one in sizes], context))
     videos = iter(
         [
             len(frame_positions(one.length, one.fps, rate=rule.fps, least=rule.min, most=rule.max))
@@ -233,7 +230,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
         ]
     )
     made = [(heard[0], 16_000)] if sample.kind is Kind.TTS and not sample.audios and heard else []
-    audios = iter([*(_length(media[audio.member]) for audio in sample.audios), *made])
+    audios = iter([*(sound_length(media[audio.member]) for audio in sample.audios), *made])
     rendered = system(prompt_of([sample.modality])) if context.prompt == "sample" else []
     text = sum(len(ids_of(words, piece)) for piece in rendered)
     seen = frames = audio = turn_number = 0
@@ -263,7 +260,7 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
     return Cost(text + TILE_TOKENS * (seen + frames) + audio, seen, frames, audio, seconds)
 
 
-def _tiles(sizes: Sequence[tuple[int, int]], context: Context) -> list[int]:
+def tiles_of(sizes: Sequence[tuple[int, int]], context: Context) -> list[int]:
     """The tiles of each image of a sample: with the largest number for each that keeps the sample within its cap."""
     for each in range(context.tiles, 0, -1):
         counts = [tiles(*size, most=each, thumbnail=context.thumbnail) for size in sizes]
@@ -281,51 +278,3 @@ def _cuts(text: int, sound: int, interleave: Sequence[int]) -> int:
         at = min(at + 2, len(interleave) - 2)
         runs += 1
     return max(runs - 1, 0)
-
-
-# --- packed shards --------------------------------------------------------------------------------------------------
-
-
-def reread_packed(store: Store, claim: Claim, book: Book) -> None:
-    """The packed tars of a stage, where they were made for this manifest: every context in its place and whole."""
-    manifest = claim.manifest
-    folder = stage_path(manifest.model, manifest.name)
-    try:
-        listing = orjson.loads(store.read(f"{folder}/packed.json"))
-    except NotThere:
-        return
-    if listing["manifest"] != digest_of(manifest.model_dump(mode="json")):
-        return  # of an earlier plan, and says so
-    shards = [Packed.model_validate(one) for one in listing["shards"]]
-    first = 0
-    for packed in shards:
-        book.equal(packed.objects[0].path, "first context", packed.first, first)
-        first += packed.contexts
-        with book.reading(packed.objects[0].path):
-            _reread_contexts(store, packed, claim, book)
-    book.equal(claim.where, "packed contexts", manifest.contexts, first)
-
-
-def _reread_contexts(store: Store, packed: Packed, claim: Claim, book: Book) -> None:
-    data, table = (_bytes(store, stored, book) for stored in packed.objects)
-    path = packed.objects[0].path
-    places = pq.read_table(io.BytesIO(table)).to_pylist()
-    numbers = list(range(packed.first, packed.first + packed.contexts))
-    book.equal(path, "contexts", numbers, [place["context"] for place in places])
-    contexts = claim.samples["context"].to_numpy()
-    for place in places:
-        where, number = f"{path} context {place['context']}", place["context"]
-        with book.reading(where):
-            span = data[place["offset"] : place["offset"] + place["length"]]
-            book.equal(where, "XXH3", place["checksum"], checksum(span))
-            begin, end = np.searchsorted(contexts, [number, number + 1])
-            rows = claim.samples.slice(begin, end - begin).to_pylist()
-            parts = dict(members(span, f"{number:08d}", path))
-            said = orjson.loads(parts.pop("json"))["samples"]
-            book.equal(where, "samples", [row["key"] for row in rows], [one["key"] for one in said])
-            book.equal(where, "tokens", [row["tokens"] for row in rows], [one["tokens"] for one in said])
-            frames = [member for one in said for video in one["videos"] for member in video]
-            listed = [member for one in said for member in one["images"] + one["audios"]] + frames
-            book.equal(where, "members", sorted(listed), sorted(parts))
-            met = sum(turn["value"].count(AUDIO) for one in said for turn in one["conversations"])
-            book.equal(where, "placeholders of audio", sum(len(one["audios"]) for one in said), met)

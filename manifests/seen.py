@@ -39,6 +39,7 @@ class Seen(NamedTuple):
     member: str
     tokens: int
     rows: int
+    files: tuple[str, ...]  # the members that it is made of, in order; a frame that is seen twice comes twice
     load: Callable[[], NDArray[Any]]
 
     def decoded(self) -> tuple[NDArray[Any], Broken | None]:
@@ -90,15 +91,17 @@ def _image(part: Streamed, image: ImageFacts, most: int, settings: Context) -> S
     rule: dict[str, Any] = {"most": most, "thumbnail": settings.thumbnail}
     rows = tiles(image.width, image.height, **rule)
     load = partial(image_tiles, _bytes(part, image.member), (image.width, image.height), **rule)
-    return Seen(Medium.IMAGE, part.sample.key, image.member, rows * TILE_TOKENS, rows, load)
+    return Seen(Medium.IMAGE, part.sample.key, image.member, rows * TILE_TOKENS, rows, (image.member,), load)
 
 
 def _video(part: Streamed, video: VideoFacts, rule: Frames) -> Seen:
     wanted = frame_positions(video.length, video.fps, rate=rule.fps, least=rule.min, most=rule.max)
     stored = {frame.position: _bytes(part, frame.member) for frame in video.frames}
+    names = {frame.position: frame.member for frame in video.frames}
     member = f"frames {wanted[0]} to {wanted[-1]}"
     load = partial(_frames, wanted, stored)
-    return Seen(Medium.VIDEO, part.sample.key, member, len(wanted) * TILE_TOKENS, len(wanted), load)
+    files = tuple(names[position] for position in wanted)
+    return Seen(Medium.VIDEO, part.sample.key, member, len(wanted) * TILE_TOKENS, len(wanted), files, load)
 
 
 def _frames(wanted: Sequence[int], stored: dict[int, bytes]) -> Squares:
@@ -110,4 +113,5 @@ def _frames(wanted: Sequence[int], stored: dict[int, bytes]) -> Squares:
 def _audio(part: Streamed, member: str, flac: bytes, samples: int, rate: int, settings: Context) -> Seen:
     heard = resampled_length(samples, rate, RATE)
     load = partial(features_of, flac)
-    return Seen(Medium.AUDIO, part.sample.key, member, audio_tokens(heard, settings.audio), frame_count(heard), load)
+    tokens = audio_tokens(heard, settings.audio)
+    return Seen(Medium.AUDIO, part.sample.key, member, tokens, frame_count(heard), (member,), load)

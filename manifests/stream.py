@@ -181,8 +181,9 @@ class Stream:
 
     def _open(self) -> None:
         store = Lake(self.lake).store
-        shards = packs(store, self.manifest, self._digest) if self._packed else []
-        self._layout: Layout = InPacks(store, shards) if shards else InShards(store, self.manifest)
+        found = packs(store, self.manifest, self._digest) if self._packed else None
+        settings = self.manifest.context
+        self._layout: Layout = InPacks(store, found, settings) if found else InShards(store, self.manifest)
         self._places = Places(store, self.manifest)
         self._ranges = Ranges(store, self._cache)
         self._order = order_of(self.manifest)
@@ -208,16 +209,16 @@ class Stream:
 
     def _made(self, asked: _Asked, parts: list[Data]) -> Context:
         number, (prompt, tokens, places), spans = asked
-        found = list(self._layout.samples(number, places, spans, parts, self._ranges.again))
+        found, written = self._layout.samples(number, places, spans, parts, self._ranges.again)
         samples = tuple([one for one in found if isinstance(one, Streamed)])
         if len(samples) == len(found):
-            return Context(number, prompt, tokens, samples)
+            return Context(number, prompt, tokens, samples, written=written)
         missing = tuple(one for one in found if isinstance(one, Missing))
         self.missing += len(missing)
         if self.missing > self.bad:
             allowed = f"; {self.missing} samples missing, {self.bad} allowed" if self.bad else ""
             raise Corrupt(f"{missing[0].why}{allowed}")
-        return Context(number, prompt, tokens - sum(one.tokens for one in missing), samples, missing)
+        return Context(number, prompt, tokens - sum(one.tokens for one in missing), samples, missing, written)
 
 
 _OPENED = ("_layout", "_places", "_ranges", "_order")

@@ -9,10 +9,9 @@ what a voice has made stands at the rate of its engine, and is resampled. A reco
 be decoded is `Corrupt`: we wrote it.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from tarsia.builders.audio import decode_at
 from tarsia.builders.chat import restore
 from tarsia.builders.fbank import MELS, features_of
 from tarsia.builders.samples import RATE_TTS
-from tarsia.builders.tokens import NOISE, SPOKEN, WRITTEN
+from tarsia.builders.speech import said
 from tarsia.manifests.collate import CHATS, ROWS, Arrays, Form, lengths, padded
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.seen import Broken
@@ -36,6 +35,7 @@ BEGIN, START, END, FILL = 1024, 1025, 1026, 1027  # what its decoders put around
 NONE = -1  # fills ids and codes up, beyond their lengths
 
 Wave = NDArray[np.float32]
+Spelling = Literal["words", "said"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +46,7 @@ class Utterances:
     keys: tuple[str, ...]
     words: tuple[Ints, ...]
     sounds: tuple[NDArray[Any], ...]
+    filler: int  # the id of a place where nothing is said
     broken: tuple[Broken, ...] = ()
 
 
@@ -55,7 +56,7 @@ class Transcripts:
 
     def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
         """Sounds are features of (frames, 80)."""
-        return _utterances(context, settings, str, lambda flac, key, number: features_of(flac))
+        return _utterances(context, settings, "words", lambda flac, key, number: features_of(flac))
 
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """Features filled up with 0, words with -1."""
@@ -74,7 +75,7 @@ class Waves:
 
     def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
         """Sounds are waves of (samples,), full scale 1."""
-        return _utterances(context, settings, str, lambda flac, key, number: _wave(flac))
+        return _utterances(context, settings, "words", lambda flac, key, number: _wave(flac))
 
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """Waves filled up with silence."""
@@ -93,12 +94,13 @@ class Pairs:
 
     def arrays(self, context: Context, settings: recipe.Context) -> Utterances:
         """Sounds are codes of (codes,) or waves of (samples,); words are normalised as `said` does it."""
-        return _utterances(context, settings, said, self._sound)
+        return _utterances(context, settings, "said", self._sound)
 
     def collate(self, items: Sequence[Utterances], settings: recipe.Context) -> Arrays:
         """`x` filled up with the pad token, since it is embedded; `y` with -1."""
         words, sounds = _words(items), _sounds(items)
-        x = {"x": padded(words, filler(words_of(settings)), np.int64), "x_lens": lengths(words)}
+        pad = items[0].filler if items else 0
+        x = {"x": padded(words, pad, np.int64), "x_lens": lengths(words)}
         if self.codes is None:
             return {**x, "waves": padded(sounds, 0, np.float32), "waves_lens": lengths(sounds)}
         return {**x, "y": padded(sounds, NONE, np.int64), "y_lens": lengths(sounds)}
@@ -122,33 +124,33 @@ def form_of(stage: recipe.Stage, step: str | None = None) -> Form[Any]:
     return {"chat": chats, "ctc": Transcripts(), "waves": Waves(), "pairs": Pairs()}[name]
 
 
-def said(text: str) -> str:
-    """Text as the speech decoders are given it: lower case, without states and signs that nobody pronounces."""
-    return " ".join(_UNSAID.sub(" ", text.lower()).split())
-
-
-_UNSAID = re.compile(rf"[{SPOKEN}{NOISE}{WRITTEN}]|[^\w\s,.?!:;'\"()%&+$€£°，。？！：；、“”‘’（）《》…·—–-]|_")
-
-
 def _wave(flac: bytes) -> Wave:
     return decode_at(flac, RATE_TTS).astype(np.float32) / np.float32(32768)
+
+
+def spelt(part: Streamed, settings: recipe.Context) -> dict[str, Any]:
+    """The ids of what each audio, stored or made, of a sample says: as its corpus spells it, as decoders get it."""
+    encode, texts = words_of(settings).encode, list(_texts(part))
+    return {"words": [encode(text) for text in texts], "said": [encode(said(text)) for text in texts]}
 
 
 def _utterances(
     context: Context,
     settings: recipe.Context,
-    spell: Callable[[str], str],
+    spelling: Spelling,
     sound: Callable[[bytes, str, int], NDArray[Any]],
 ) -> Utterances:
     """Every audio of a context, stored or made, with the words of the turn that it answers or is answered by."""
-    encode = words_of(settings).encode
-    words, sounds = list[Ints](), list[NDArray[Any]]()
-    for part in context.samples:
-        for number, text in enumerate(_texts(part)):
-            words.append(np.array(encode(spell(text)), np.int64))
-            sounds.append(_decoded(part, number, sound))
+    written = context.written
+    if written and written.settings == settings:
+        pad, kept = written.writing.filler, [written.spans[part.slot] for part in context.samples]
+    else:
+        pad, kept = filler(words_of(settings)), [spelt(part, settings) for part in context.samples]
+    told = [(part, spellings[spelling]) for part, spellings in zip(context.samples, kept, strict=True)]
+    words = [np.array(ids, np.int64) for _, spellings in told for ids in spellings]
+    sounds = [_decoded(part, number, sound) for part, spellings in told for number in range(len(spellings))]
     keys = tuple(part.sample.key for part in context.samples)
-    return Utterances(context.number, keys, tuple(words), tuple(sounds))
+    return Utterances(context.number, keys, tuple(words), tuple(sounds), pad)
 
 
 def _texts(part: Streamed) -> Iterator[str]:

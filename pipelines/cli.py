@@ -246,7 +246,7 @@ def _audit_manifests(lake: str, recipe: str, stages: Sequence[str], deep: bool, 
 def pack(
     lake: LakeUrl,
     stage: Annotated[list[str], typer.Option("--stage", help="model/stage, such as vita-1.5/2.2; may be repeated.")],
-    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a packed shard.")] = 256,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="What a packed shard gathers, at most.")] = 256,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -291,17 +291,34 @@ def inspect(
     duplicates: Annotated[
         bool, typer.Option("--duplicates", help="The samples that say and show the same, in groups.")
     ] = False,
+    key: Annotated[str | None, typer.Option("--key", help="A sample by its key: origin, bytes, contexts.")] = None,
+    identity: Annotated[
+        tuple[str, str] | None, typer.Option("--id", metavar="CORPUS ID", help="A record by the id that it came with.")
+    ] = None,
+    context: Annotated[
+        tuple[str, int] | None,
+        typer.Option("--context", metavar="STAGE N", help="The records of a context, such as vita-1.5/2.2 0."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a lake holds."""
+    """Show what a lake holds: its duplicates, or where a record came from and which contexts train on it."""
     from tarsia.builders.lake import Lake
+    from tarsia.manifests.lineage import Lineage
     from tarsia.pipelines import show
     from tarsia.pipelines.inspect import duplicates as equals
 
-    if not duplicates:
-        raise UserError("say what to inspect: --duplicates")
-    found = equals(Lake(lake))
-    _print(as_json, found.model_dump(mode="json"), lambda: show.duplicates(found))
+    if sum((duplicates, key is not None, identity is not None, context is not None)) != 1:
+        raise UserError("say one thing to inspect: --duplicates, --key KEY, --id CORPUS ID or --context STAGE N")
+    if duplicates:
+        found = equals(Lake(lake))
+        _print(as_json, found.model_dump(mode="json"), lambda: show.duplicates(found))
+        return
+    lineage = Lineage(Lake(lake))
+    if context is not None:
+        records = lineage.of_context(*context)
+    else:
+        records = [lineage.of_key(key) if key is not None else lineage.of_id(*(identity or ("", "")))]
+    _print(as_json, [one.model_dump(mode="json") for one in records], lambda: show.records(records))
 
 
 @app.command()

@@ -5,8 +5,9 @@ second plan counts only what is new. The tables of a manifest are stored first, 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ import pyarrow as pa
 from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
-from tarsia.builders.tables import get_table, get_tables, put_table
+from tarsia.builders.tables import get_table, get_tables, put_table, put_tables
 from tarsia.manifests.costs import COSTS, count, settings_digest, words_of
-from tarsia.manifests.decide import Corpus, refuse_unknown
-from tarsia.manifests.plan import INDEX_COLUMNS, PROMPTS, SPEECH_COLUMNS, Planned, plan
+from tarsia.manifests.decide import SAID, SAMPLES_OF, VERDICTS_OF, Corpus, refuse_unknown
+from tarsia.manifests.plan import PROMPTS, Planned, plan
 from tarsia.manifests.repair import Parent
 from tarsia.manifests.stream import load_manifest, manifest_digest
 from tarsia.pipelines.pool import Pool, finish
@@ -27,8 +28,8 @@ from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import SAMPLES, Manifest, Repaired, stage_path
-from tarsia.schemas.recipe import Context, Recipe
-from tarsia.schemas.shard import INDEX, SPEECH, TEXT, Shard, Stored
+from tarsia.schemas.recipe import Context, Recipe, Stage
+from tarsia.schemas.shard import INDEX, TEXT, Shard, Stored
 
 
 @dataclass(frozen=True)
@@ -59,27 +60,51 @@ def load(
     snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
 ) -> list[Corpus]:
     """The tables of every corpus that a stage of the recipe asks for, costs counted where they were not yet."""
+    return [tables(SAID) for _, tables in corpora_of(snapshot, lake, recipe, pool, voices=voices, quiet=quiet)]
+
+
+def corpora_of(
+    snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
+) -> list[tuple[CorpusState, Callable[[pa.Schema], Corpus]]]:
+    """Every corpus that a stage of the recipe asks for, with what reads its tables; costs are counted at once."""
     refuse_unknown(recipe, snapshot)
     stages = recipe.stages.values()
     states = [state for state in snapshot.corpora if any(stage.wants(state.corpus) for stage in stages)]
     tasks = [Count(lake.url, state.corpus.name, shard, recipe.context) for state in states for shard in state.shards]
     costs = iter(finish(tasks, pool, Progress("count", "shards", quiet=quiet)))
-    return [_corpus(state, lake, [next(costs) for _ in state.shards], snapshot, voices) for state in states]
+    counted = [[next(costs) for _ in state.shards] for state in states]
+    return [
+        (state, partial(_corpus, state, lake, mine, snapshot, voices))
+        for state, mine in zip(states, counted, strict=True)
+    ]
 
 
-def _corpus(state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snapshot, voices: str | None) -> Corpus:
+def _corpus(
+    state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snapshot, voices: str | None, said: pa.Schema
+) -> Corpus:
     store = lake.store
     sidecars = snapshot.sidecars(voices, state.corpus.name) if voices else None
-    speech = get_tables(store, (shard.index for shard in sidecars.shards), SPEECH, SPEECH_COLUMNS) if sidecars else None
+    speech = get_tables(store, (shard.index for shard in sidecars.shards), said, said.names) if sidecars else None
     return Corpus(
         state,
-        get_tables(store, (shard.index for shard in state.shards), INDEX, INDEX_COLUMNS),
+        get_tables(store, (shard.index for shard in state.shards), SAMPLES_OF, SAMPLES_OF.names),
         _numbers(shard.samples for shard in state.shards),
-        get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:]),  # but the key
+        _aligned(get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:])),
         sidecars,
         speech,
         _numbers(shard.samples for shard in sidecars.shards) if sidecars else np.empty(0, np.int32),
     )
+
+
+def _aligned(costs: pa.Table) -> pa.Table:
+    """The costs, the three lists of every sample in one place of memory: each has an entry a question."""
+    first = costs["read"].combine_chunks()
+    for name in ("heard", "speakable"):
+        mine = costs[name].combine_chunks()
+        if mine.offsets.equals(first.offsets):
+            shared = pa.ListArray.from_arrays(first.offsets, mine.values)
+            costs = costs.set_column(costs.column_names.index(name), costs.field(name), shared)
+    return costs
 
 
 def _numbers(sizes: Iterable[int]) -> Any:
@@ -115,11 +140,12 @@ def make_plans(
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     listens = any(stage.listens for stage in wanted.stages.values())
-    corpora = load(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
+    every = corpora_of(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
     words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
-    manifests = []
-    for name in names:
+    manifests, held = list[Manifest](), dict[str, Corpus]()
+    for number, name in enumerate(names):
+        corpora = _held(held, every, [recipe.stages[name] for name in names[number:]])
         parent = _standing(lake, recipe.model, name, replace=False) if repair else None
         followed = Parent(parent.contexts, _samples(parent, lake)) if parent else None
         planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
@@ -129,6 +155,21 @@ def make_plans(
             fresh = _following(parent, fresh, planned, f"{lake.url}/{stage_path(recipe.model, name)}")
         manifests.append(fresh if dry_run else _store(fresh, planned, lake, parent, replace=replace))
     return manifests
+
+
+def _held(
+    held: dict[str, Corpus],
+    every: Sequence[tuple[CorpusState, Callable[[pa.Schema], Corpus]]],
+    stages: Sequence[Stage],
+) -> list[Corpus]:
+    """The corpora of the first of the stages to come, each read once; those that no stage needs any more are let go."""
+    for state, tables in every:
+        name = state.corpus.name
+        if not any(stage.wants(state.corpus) for stage in stages):
+            held.pop(name, None)
+        elif name not in held and stages[0].wants(state.corpus):
+            held[name] = tables(VERDICTS_OF)
+    return [held[state.corpus.name] for state, _ in every if stages[0].wants(state.corpus)]
 
 
 def _samples(parent: Manifest, lake: Lake) -> pa.Table:
@@ -189,8 +230,9 @@ def _store(fresh: Manifest, planned: Planned, lake: Lake, parent: Manifest | Non
         return before
     if before and before != fresh and not replace and not parent:
         raise Drift(f"{lake.url}/{folder}: {drift(before, fresh)}; to plan it anew: --replace")
-    parts = (("contexts", planned.contexts), ("samples", planned.samples), ("unplaced", planned.unplaced))
+    parts = (("contexts", planned.contexts), ("unplaced", planned.unplaced))
     tables = {part: put_table(lake.store, f"{folder}/{part}", table) for part, table in parts}
+    tables["samples"] = put_tables(lake.store, f"{folder}/samples", planned.samples.tables(), SAMPLES)
     manifest = fresh.model_copy(update={"tables": tables})
     if parent:
         path = f"{folder}/parents/{manifest_digest(parent)[:32]}.json"

@@ -6,6 +6,7 @@ from typing import Any
 from unicodedata import east_asian_width
 
 from tarsia.manifests.audit import Audit
+from tarsia.manifests.lineage import Record
 from tarsia.manifests.runs import RunAudit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
@@ -394,3 +395,29 @@ def batch_fields(one: Batch) -> dict[str, Any]:
         for context in one.contexts
     ]
     return {"contexts": contexts, "state": one.state}
+
+
+def records(found: Sequence[Record]) -> str:
+    """Where records came from, where they lie and what trains on them."""
+    return "\n\n".join("\n".join(_record(one)) for one in found)
+
+
+def _record(record: Record) -> Iterator[str]:
+    origin = record.origin
+    yield f"{record.corpus} {origin.id if origin else '?'}  key {record.key}"
+    if origin and origin.file:
+        span = "" if origin.begin is None else f" bytes {origin.begin} to {origin.end}"
+        yield f"  from {origin.file}{span}"
+    if record.quarantined:
+        yield f"  in quarantine: {record.quarantined}"
+    if record.tar:
+        yield f"  in {record.tar}, {record.length} bytes from byte {record.offset}"
+    for place in record.places:
+        where = (
+            f"context {place.context}, slot {place.slot}" if place.unplaced is None else f"in none: {place.unplaced}"
+        )
+        again = f", copy {place.copy_number}" if place.copy_number else ""
+        heard = f", heard: {', '.join(map(str, place.spoken))}" if place.spoken else ""
+        yield f"  {place.stage}: {where}{again}, {place.tokens} tokens{heard}"
+    if record.tar and not record.places:
+        yield "  in no stage"

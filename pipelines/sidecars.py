@@ -18,7 +18,7 @@ from tarsia.builders.clips import read_clips
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
 from tarsia.builders.storage import open_store
-from tarsia.builders.tables import get_table, put_table, rows_digest
+from tarsia.builders.tables import as_schema, get_table, put_table, rows_digest
 from tarsia.manifests.decide import Bools, Corpus
 from tarsia.manifests.select import Rows
 from tarsia.pipelines.pool import Pool as Workers
@@ -144,14 +144,18 @@ def _unchanged(
     return shard if same else None
 
 
+_WHOSE = ("key", "draw", "record")
+
+
 def _task(corpus: Corpus, decisions: Decisions, leaf: Leaf, rows: Rows, pool: str, lake: Lake, folder: str) -> Sidecar:
     """The task of a leaf, its table stored."""
     begin, end = np.searchsorted(decisions.rows, [rows[leaf.begin], rows[leaf.end - 1] + 1])
     whose = pa.array(decisions.rows[begin:end])
     verdicts = decisions.verdicts(int(begin), int(end))
+    of = as_schema(corpus.index.select(_WHOSE).take(whose), pa.schema([SPEECH.field(name) for name in _WHOSE]))
     table = pa.table(
         {
-            **{name: corpus.index[name].take(whose) for name in ("key", "draw", "record")},
+            **{name: of[name] for name in _WHOSE},
             "turn": decisions.turns[begin:end],
             **{name: verdicts[name] for name in VERDICTS.names},
         }

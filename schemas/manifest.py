@@ -139,6 +139,26 @@ class Packed(Model):
     objects: tuple[Stored, ...]
 
 
+WRITING = 1  # counts changes of what is written into packed contexts beside their media: ids, spans
+
+
+class Writing(Model):
+    """What the token ids of packed contexts were written with; the settings are those of the manifest."""
+
+    version: int = WRITING
+    vocabulary: str  # digest of the tokenizer's file
+    filler: int  # the id that stands where media stand
+    prompts: dict[str, tuple[int, ...]]  # ids of the system prompts, one of which opens each context; or none
+
+
+class Packs(Model):
+    """The packed tars of one stage, as `packed.json` lists them."""
+
+    manifest: str  # digest of the manifest that they were packed from
+    writing: Writing | None = None  # none: they hold no ids
+    shards: tuple[Packed, ...]
+
+
 class Repaired(Model):
     """What a plan follows: it has the same samples in the same contexts, but for those that a change touched."""
 

@@ -510,7 +510,7 @@ def test_a_sample_dropped_from_a_corpus_is_found(lake):
         shard["questions"] -= 1
 
     change_snapshot(lake, change)
-    assert found(lake, "corpus looks", "records = samples + quarantined: recorded 4, found 3") is True
+    assert found(lake, "corpus looks", "records = samples + quarantined + taken down: recorded 4, found 3") is True
     assert found(lake, "corpus looks", "records that came to nothing: recorded 0, found 1") is True
 
 
@@ -547,7 +547,7 @@ def test_a_row_removed_from_quarantine_is_found(lake):
     change_snapshot(lake, change)
     said = [(one.where, one.what) for one in findings(lake, "all")]
     assert said == [
-        ("corpus sums", "records = samples + quarantined: recorded 51, found 50"),
+        ("corpus sums", "records = samples + quarantined + taken down: recorded 51, found 50"),
         ("corpus sums", "records that came to nothing: recorded 0, found 1"),
     ]
 

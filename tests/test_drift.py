@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from lakes import recipe
 
+from tarsia.builders.tables import packed
 from tarsia.manifests import plan as planning
 from tarsia.manifests.decide import Corpus
 from tarsia.manifests.order import Order
@@ -31,11 +32,15 @@ def corpus(name: str, count: int) -> Corpus:
     """Recordings whose lengths differ tenfold."""
     draws = np.sort(redraws(np.arange(count, dtype=np.uint64), name))
     length = 1 + (redraws(draws, "length") % np.uint64(2 * SCALES[name])).astype(np.int32)
-    zeros, ones, keys = np.zeros(count, np.int32), np.ones(count, np.int32), [f"{draw:032x}" for draw in draws.tolist()]
+    zeros, ones, keys = (
+        np.zeros(count, np.int32),
+        np.ones(count, np.int32),
+        packed(pa.array([f"{draw:032x}" for draw in draws.tolist()]), 16),
+    )
     lists = pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), pa.array(zeros))
     names = {"language": "en", "modality": "audio"}
     index = {"key": keys, "draw": draws, "record": keys, "questions": ones, "offset": zeros.astype(np.int64)}
-    index |= {"length": zeros.astype(np.int64), "checksum": draws}
+    index |= {"length": ones.astype(np.int64), "checksum": draws}
     index |= {field: pa.DictionaryArray.from_arrays(pa.array(zeros), [value]) for field, value in names.items()}
     costs = {"answers": length, "read": lists, "heard": lists, "speakable": lists, "tiles": zeros, "frames": zeros}
     costs |= {"audio_tokens": zeros, "seconds": length / 10}
@@ -56,9 +61,14 @@ def planned():
         return {name: plan(PAGE, name, corpora, dict.fromkeys(PROMPTS, 0)) for name in STAGES}
 
 
+def rows_of(one):
+    """SAMPLES as one table."""
+    return pa.concat_tables(one.samples.tables())
+
+
 def measured(one):
     """Of every context its mean length, the shares of its corpora, its padding, and where in their arcs samples lie."""
-    contexts, samples = one.contexts, one.samples
+    contexts, samples = one.contexts, rows_of(one)
     first, size = contexts["first"].to_numpy(), contexts["samples"].to_numpy()
     names = np.array(samples["corpus"].to_pylist())
     told = {"length": np.add.reduceat(samples["seconds"].to_numpy(), first) / size, "samples": size}
@@ -81,7 +91,7 @@ def test_nothing_drifts_with_position_in_any_epoch(planned, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_mixture_holds_in_every_window_of_contexts(planned, stage):
-    contexts, samples = planned[stage].contexts, planned[stage].samples
+    contexts, samples = planned[stage].contexts, rows_of(planned[stage])
     window = samples["context"].to_numpy() // 256
     names = np.array(samples["corpus"].to_pylist())
     tokens = samples["tokens"].to_numpy()
@@ -94,9 +104,9 @@ def test_the_mixture_holds_in_every_window_of_contexts(planned, stage):
 
 def windows(one):
     """Of each window of contexts, where in their arc its samples lie, from 0 to 1, sorted."""
-    draws = one.samples["checksum"].to_numpy() - np.uint64(start(PAGE.seed))  # round the circle
+    draws = rows_of(one)["checksum"].to_numpy() - np.uint64(start(PAGE.seed))  # round the circle
     count = round(sum(SIZES.values()) / WINDOW)
-    number = one.samples["context"].to_numpy() * count // len(one.contexts)
+    number = rows_of(one)["context"].to_numpy() * count // len(one.contexts)
     return [np.sort(draws[number == window] / 2**64) for window in range(count)]
 
 
@@ -120,6 +130,6 @@ def test_stages_of_one_seed_do_not_go_through_a_corpus_in_the_same_order(planned
 
 
 def test_the_second_copies_of_a_stage_follow_the_first(planned):
-    samples = planned["twice"].samples
+    samples = rows_of(planned["twice"])
     copy, context = samples["copy"].to_numpy(), samples["context"].to_numpy()
     assert context[copy == 0].max() < context[copy == 1].min()

@@ -11,10 +11,10 @@ from tarsia.builders.documents import read_catalog, read_voices
 from tarsia.builders.reading.sentences import clauses, statements
 from tarsia.builders.tokens import NOISE
 from tarsia.manifests.audit import audit
-from tarsia.manifests.collate import Decoder
+from tarsia.manifests.collate import CHATS, Decoder
 from tarsia.manifests.stream import Stream
 from tarsia.manifests.tensors import chat
-from tarsia.manifests.utterances import Pairs, Waves
+from tarsia.manifests.utterances import Pairs, Transcripts, Waves
 from tarsia.pipelines import show
 from tarsia.pipelines.estimate import estimate
 from tarsia.pipelines.pack import pack
@@ -166,6 +166,25 @@ def test_pairs_that_were_made_give_the_words_that_were_said_and_waves_at_24_khz(
     assert made.asked == frozenset()
     (waves,) = list(Decoder(stream.manifest.context, Waves())(stream))
     assert len(decode_at(made.heard[0], 24_000)) in waves["waves_lens"].tolist()
+
+
+@pytest.mark.parametrize("name", ["made", "mixed"])
+def test_what_voices_made_reads_alike_from_packs_and_needs_no_tokenizer_there(town, monkeypatch, name):
+    lake, page = lake_of(town), recipe(STAGES)
+    voice(lake, page, str(town / "tone.yaml"))
+    plan(lake, page, voices="tone", only=[name])
+    with open_pool(1) as workers:
+        pack(lake, [f"small/{name}"], workers, quiet=True)
+    shards, packs = (Stream(lake.url, f"small/{name}", batch=400, packed=packed) for packed in (False, True))
+    forms = [CHATS, *([Transcripts(), Pairs()] if name == "made" else [])]
+    theirs = [one.arrays for form in forms for one in Decoder(shards.manifest.context, form)(shards)]
+    contexts = [[one.context(number) for number in range(one.manifest.contexts)] for one in (shards, packs)]
+    assert contexts[0] == contexts[1]
+    assert any(part.words for context in contexts[1] for part in context.samples)
+    for module in ("tensors", "utterances"):
+        monkeypatch.delattr(f"tarsia.manifests.{module}.words_of")
+    mine = [one.arrays for form in forms for one in Decoder(packs.manifest.context, form)(packs)]
+    np.testing.assert_equal(mine, theirs)
 
 
 def test_codes_of_made_speech_belong_to_its_clip(town):

@@ -10,11 +10,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lakes import chats, clips, files, fill, pictures, plan, questions, recipe, recordings, rows, tone, voice
 
+from tarsia.builders.storage import open_store
 from tarsia.manifests.audit import audit
 from tarsia.manifests.stream import Stream, manifest_digest
-from tarsia.pipelines.pack import PackShard
+from tarsia.pipelines.pack import PackShard, runs
 from tarsia.pipelines.pack import pack as run
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.errors import Drift
@@ -201,6 +204,26 @@ def test_a_pack_that_was_killed_between_shards_goes_on_and_writes_the_same_bytes
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+@pytest.mark.ray
+def test_ray_writes_the_same_bytes(packed, tmp_path, ray_cluster):
+    lake, _ = packed
+    other = copy_of(lake, tmp_path)
+    with open_pool(ray=ray_cluster, patience=0) as pool:
+        run(other, [STAGE], pool, shard_bytes=120 << 10, quiet=True)
+    assert result(other) == result(lake)
+
+
+def test_a_lake_in_a_bucket_is_packed_into_the_same_objects(packed, tmp_path, s3):
+    lake, shards = packed
+    other, there = copy_of(lake, tmp_path), open_store(s3)
+    for path, data in files(Path(other.url)).items():
+        there.replace(path, data)
+    assert pack(type(lake)(s3)) == shards
+    folder = f"stages/{STAGE}"
+    found = {entry.path.removeprefix(f"{folder}/"): there.read(entry.path) for entry in there.list(folder)}
+    assert found == result(lake)
+
+
 def test_packing_again_writes_no_shard(packed, tmp_path):
     lake, shards = packed
     before = {path: path.stat().st_mtime_ns for path in Path(lake.url, "stages", STAGE, "shards").iterdir()}
@@ -225,6 +248,43 @@ def test_after_an_edit_only_the_shard_that_holds_it_is_written_anew(tmp_path):
     assert after[changed[0]].first <= context < after[changed[0]].first + after[changed[0]].contexts
 
 
+def test_a_longer_record_moves_no_border_but_its_own(tmp_path):
+    records, page = questions(60, words=60), recipe({"all": {"take": {"qa": "100%"}, "pack": False}}, tokens=600)
+    lake = fill(tmp_path, {"sums": records})
+    plan(lake, page)
+    before = {shard.first: shard for shard in pack(lake, kilobytes=20)}
+    records[21]["output"] += " And then it came home." * 12
+    fill(tmp_path, {"sums": records})
+    plan(lake, page, replace=True)
+    after = {shard.first: shard for shard in pack(lake, kilobytes=20)}
+    (context,) = [row["context"] for row in rows(lake, Stream(lake.url, STAGE).manifest) if id_of(lake, row) == "r21"]
+    changed = [shard for first, shard in after.items() if before.get(first) != shard]
+    assert len(before) > 4
+    assert len(changed) <= 2
+    assert changed[0].first <= context < changed[-1].first + changed[-1].contexts
+
+
+@given(st.lists(st.integers(0, 9), max_size=70), st.integers(1, 30))
+def test_runs_hold_every_context_once_and_no_more_than_they_may(weights, most):
+    found = runs(weights, most)
+    assert [number for first, last in found for number in range(first, last)] == list(range(len(weights)))
+    assert all(last - first == 1 or sum(weights[first:last]) <= most for first, last in found)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=70), st.integers(1, 30), st.data())
+def test_another_weight_changes_the_runs_of_one_subtree_and_contexts_at_the_end_none_before(weights, most, data):
+    at = data.draw(st.integers(0, len(weights) - 1))
+    before, other = runs(weights, most), [*weights]
+    other[at] = data.draw(st.integers(0, 9))
+    gone, come = set(before) - set(runs(other, most)), set(runs(other, most)) - set(before)
+    if gone:  # as one leaf falls apart, or several become one
+        assert min(first for first, _ in gone) == min(first for first, _ in come) <= at
+        assert max(last for _, last in gone) == max(last for _, last in come) > at
+        assert min(len(gone), len(come)) == 1
+    grown = runs(weights + [most] * 70, most)
+    assert [run for run in before if run not in grown] in ([], before[-1:], before)
+
+
 def id_of(lake, row):
     """The id of the sample that a row places."""
     return next(
@@ -235,7 +295,7 @@ def id_of(lake, row):
 
 def test_a_stage_that_is_planned_anew_while_it_is_packed_is_not_packed_from_both(packed, tmp_path):
     lake, _ = packed
-    task = PackShard(lake.url, STAGE, "of another plan", 0, 0, 1, "commits/pack/x.json")
+    task = PackShard(lake.url, STAGE, "of another plan", 0, 1, "commits/pack/x.json")
     with pytest.raises(Drift, match="stage small/all was planned anew while it was packed; pack it again"):
         task.run()
 

@@ -10,6 +10,8 @@ from tarsia.manifests.audit import audit
 from tarsia.manifests.order import Order
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.stream import Stream, load_manifest, manifest_digest
+from tarsia.pipelines.pack import pack
+from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.errors import Drift, UserError
 from tarsia.schemas.identity import key_of
 from tests.lakes import chats, fill, pictures, plan, questions, recipe, rows
@@ -80,6 +82,24 @@ def test_a_repaired_plan_is_audited_as_any_other_and_told_from_one_from_scratch(
     twice = plan(again, page, repair=True)[0]
     assert twice.repaired.parents == (*repaired[0].repaired.parents, manifest_digest(repaired[0]))
     assert plan(lake, page, replace=True)[0].repaired is None
+
+
+def test_packed_tars_without_a_touched_context_stay(tmp_path):
+    page, records = recipe(PAGE, **SMALL), questions(300)
+    lake = fill(tmp_path, {"qa": records})
+    before = contexts(lake, plan(lake, page)[0])
+    with open_pool(1, patience=0) as pool:
+        old = pack(lake, ["small/a"], pool, shard_bytes=20 << 10, quiet=True)["small/a"]
+        records[11]["output"] += " and a word more"
+        lake = fill(tmp_path, {"qa": records})
+        repaired = plan(lake, page, repair=True)[0]
+        new = pack(lake, ["small/a"], pool, shard_bytes=20 << 10, quiet=True)["small/a"]
+    after = contexts(lake, repaired)
+    touched = {number for number in after if after[number] != before.get(number)}
+    stay = [one for one in old if not touched & set(range(one.first, one.first + one.contexts))]
+    assert 0 < len(stay) < len(old)
+    assert [one for one in stay if one not in new] == []
+    assert audit(lake, [repaired], deep=True).findings == ()
 
 
 def test_a_claim_to_have_kept_more_than_was_kept_is_found(tmp_path):

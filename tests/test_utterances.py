@@ -9,10 +9,11 @@ import soundfile
 from lakes import fill, plan, recipe, recordings, say, spell
 
 from tarsia.builders.fbank import frame_count
+from tarsia.builders.speech import said
 from tarsia.builders.tokens import tokenizer
 from tarsia.manifests.collate import Decoder
 from tarsia.manifests.stream import Stream
-from tarsia.manifests.utterances import Pairs, Transcripts, Waves, said
+from tarsia.manifests.utterances import Pairs, Transcripts, Waves
 from tarsia.schemas.errors import Corrupt, UserError
 
 QWEN = tokenizer("qwen2.5")
