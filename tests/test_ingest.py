@@ -285,7 +285,7 @@ def test_an_interrupted_ingest_exits_with_130_and_no_traceback(world, tmp_path):
     words = [TARSIA, "ingest", world / "catalog.yaml", tmp_path / "lake", "--workers", "1", "--quiet"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 60
-        while not (tmp_path / "lake" / "commits").exists():
+        while not (tmp_path / "lake" / "work").exists():
             assert time.monotonic() < until
             time.sleep(0.001)
         process.send_signal(signal.SIGINT)

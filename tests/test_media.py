@@ -204,7 +204,7 @@ def test_the_original_of_a_video_is_kept_on_request_and_audited(tmp_path):
     assert audit(lake, manifests, recipe=page, deep=True).findings == ()
     packed = [entry.path for entry in lake.store.list("stages/small/1/shards") if entry.path.endswith(".tar")]
     with tarfile.open(fileobj=io.BytesIO(lake.store.read(packed[0]))) as tar:
-        assert {name.rpartition(".")[2] for name in tar.getnames()} == {"jpg", "json"}
+        assert {name.rpartition(".")[2] for name in tar.getnames()} == {"jpg", "json", "npy"}
 
 
 # --- places in images -----------------------------------------------------------------------------------------------
