@@ -1,6 +1,6 @@
 """YAML pages that people write: catalogs, recipes, voices. Every mistake in them is told by its place in the page."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -31,7 +31,21 @@ def read_catalog(path: str | Path, base: str | Path | None = None) -> Catalog:
     base = Path(base or Path(path).parent).resolve()
     corpora = tuple(_corpus(name, entry, f"{path}: corpus '{name}'", base) for name, entry in entries.items())
     excluded = tuple(_corpus(name, entry, f"{path}: excluded set '{name}'", base) for name, entry in sets.items())
+    _check_sources(corpora, excluded, path)
     return Catalog(corpora=corpora, exclude=excluded)
+
+
+def _check_sources(corpora: Sequence[Corpus], excluded: Sequence[Corpus], path: str | Path) -> None:
+    """What is made of other corpora is made of such as are read."""
+    raw = {corpus.name for corpus in corpora if not corpus.of}
+    for corpus in (*corpora, *excluded):
+        for name in corpus.of:
+            if name not in raw:
+                raise UnknownName("corpus with a root", name, raw, f"{path}: corpus '{corpus.name}': of")
+        if (corpus.format == "answers") != bool(corpus.of) and "." not in corpus.format:
+            raise BadCatalog(f"{path}: corpus '{corpus.name}': format answers and 'of' belong together")
+    if made := next((corpus.name for corpus in excluded if corpus.of), None):
+        raise BadCatalog(f"{path}: excluded set '{made}' is made of other corpora; exclude these")
 
 
 def _corpus(name: Any, entry: Any, where: str, base: Path) -> Corpus:
@@ -39,7 +53,7 @@ def _corpus(name: Any, entry: Any, where: str, base: Path) -> Corpus:
         raise BadCatalog(f"{where} needs keys such as format, kind, language, licence and root")
     corpus = _named(Corpus, name, entry, where, BadCatalog)
     check_template(corpus, where)
-    if "://" in corpus.root:
+    if "://" in corpus.root or corpus.of:
         return corpus
     return corpus.model_copy(update={"root": str((base / Path(corpus.root).expanduser()).resolve())})
 

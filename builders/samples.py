@@ -4,9 +4,9 @@ The rules are what VITA's own loader needs and does not check (it asserts deep i
 thing in silence): placeholders equal media, roles alternate from human to gpt, nothing is empty.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tarsia.builders.audio import read_audio
 from tarsia.builders.filters import filter_media
@@ -14,6 +14,7 @@ from tarsia.builders.images import ImageHeader, store_image
 from tarsia.builders.media import Media
 from tarsia.builders.reading.boxes import placed
 from tarsia.builders.reading.language import language_of
+from tarsia.builders.speech import parts, unspeakable
 from tarsia.builders.video import read_video
 from tarsia.schemas.corpus import Corpus, Images, Videos
 from tarsia.schemas.errors import Refused
@@ -32,6 +33,7 @@ from tarsia.schemas.sample import (
     Sample,
     Turn,
     VideoFacts,
+    unsaid,
 )
 
 RATE = 16_000  # Hz, of speech that is listened to
@@ -78,6 +80,7 @@ def admit(draft: Draft, corpus: Corpus, key: str, identity: str, media: Media) -
         boxes=boxes,
         speaker=draft.speaker,
     )
+    _check_unsaid(sample)
     return Admitted(sample, members, notes)
 
 
@@ -96,8 +99,28 @@ def check_turns(draft: Draft) -> None:
         raise Refused("roles-order", "the last question has no answer")
     for name, media in ((IMAGE, draft.images), (VIDEO, draft.videos), (AUDIO, draft.audios)):
         found = sum(turn.text.count(name) for turn in turns)
-        if found != len(media):
+        if found != len(media) and not (name == AUDIO and _awaits(draft.turns, draft.audios)):
             raise Refused("placeholders", f"{found} {name} in the text, {len(media)} in the record")
+
+
+def _awaits(turns: Sequence[Turn], audios: Sequence[Any]) -> bool:
+    """Whether a voice is to make the sound that is the answer."""
+    return not audios and len(turns) == 2 and turns[1].text == AUDIO and AUDIO not in turns[0].text
+
+
+def _check_unsaid(sample: Sample) -> None:
+    """What has no sound and is to be said must be one exchange that a voice can make whole."""
+    turns, awaits = sample.conversations, _awaits(sample.conversations, sample.audios)
+    if awaits and sample.kind is not Kind.TTS:
+        raise Refused("placeholders", f"1 {AUDIO} in the text, 0 in the record")
+    if not unsaid(sample.kind, sample.modality):
+        return
+    if len(turns) != 2 or sample.kind is Kind.TTS and not awaits:
+        raise Refused("unsaid-form", f"{sample.kind.value} without a sound is one sentence and its reply or its sound")
+    if reason := unspeakable(turns[0].text, sample.language):
+        raise Refused("unspeakable", reason)
+    if form := parts(turns[0].text)[1]:
+        raise Refused("unspeakable", f"'{form[:80]}' asks for a form of answer and would not be said")
 
 
 def _image(

@@ -7,7 +7,7 @@ Both ways lead to equal contexts. Shards and sidecars need one range a sample an
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
 from tarsia.schemas.manifest import WRITING, Manifest, Packs, Writing, stage_path
 from tarsia.schemas.recipe import Context as Settings
-from tarsia.schemas.sample import Sample
+from tarsia.schemas.sample import Kind, Sample
 from tarsia.schemas.shard import Stored
 
 Again = Callable[[Span], Data]
@@ -62,10 +62,22 @@ class Streamed(_Lazy):
     group: Group
     questions: int
     microseconds: int  # of audio at 16 kHz
+    words: Mapping[int, str] = field(default_factory=dict)  # of what is heard, as the voice was given it
+
+    @property
+    def asked(self) -> frozenset[int]:
+        """The questions that are heard instead of read. Of text-to-speech the answer is what is heard."""
+        return frozenset(() if self.sample.kind is Kind.TTS else self.heard)
 
     @classmethod
     def of(
-        cls, make: Callable[[], Sample], place: Place, slot: int, media: dict[str, bytes], heard: dict[int, bytes]
+        cls,
+        make: Callable[[], Sample],
+        place: Place,
+        slot: int,
+        media: dict[str, bytes],
+        heard: dict[int, bytes],
+        words: Mapping[int, str] | None = None,
     ) -> "Streamed":
         """A placed sample whose record is made when it is asked for."""
         one = cls.__new__(cls)
@@ -74,6 +86,7 @@ class Streamed(_Lazy):
         keep(one, "tokens", place.tokens)
         keep(one, "media", media)
         keep(one, "heard", heard)
+        keep(one, "words", words or {})
         keep(one, "slot", slot)
         keep(one, "group", place.group)
         keep(one, "questions", place.questions)
@@ -186,6 +199,8 @@ class InShards:
                         if video["original"]:
                             del media[video["original"]["member"]]  # nobody trains on the file that the frames are of
                     heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
+                    clips = orjson.loads(said["json"])["clips"] if said else []
+                    words = {clip["turn"]: clip["spoken"] for clip in clips if clip["turn"] in heard}
                 except KeyError as missing:
                     raise _Bad(spans[mine], f"sample {key} has no member {missing}") from None
                 except orjson.JSONDecodeError as error:
@@ -193,7 +208,7 @@ class InShards:
             except _Bad as bad:
                 yield bad.missing(self._url, slot, place)
             else:
-                yield Streamed.of(partial(record, told), place, slot, media, heard)
+                yield Streamed.of(partial(record, told), place, slot, media, heard, words)
 
 
 class InPacks:
@@ -234,7 +249,8 @@ class InPacks:
             media[int(name[:3])][name[4:]] = data
         for slot, (place, one) in enumerate(zip(places, told, strict=True)):
             heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
-            yield Streamed.of(partial(_as_stored, one), place, slot, media[slot], heard)
+            words = {int(turn): text for turn, text in one["said"].items()}
+            yield Streamed.of(partial(_as_stored, one), place, slot, media[slot], heard, words)
 
     def _written(self, npy: bytes, json: bytes) -> Written | None:
         return Written(self._settings, self._writing, npy, json) if self._writing else None

@@ -26,7 +26,7 @@ from tarsia.schemas.errors import BadRecipe
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.recipe import SOUND_MARKS, Context
-from tarsia.schemas.sample import AUDIO, PLACEHOLDER, Kind, Turn
+from tarsia.schemas.sample import AUDIO, MADE, PLACEHOLDER, Kind, Turn
 
 COSTS = pa.schema(
     [
@@ -41,13 +41,14 @@ COSTS = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
+RULES = 2  # another number where the same settings give other costs
 INDEX_COLUMNS = ("key", "kind", "language", "questions", "images", "audios", "videos", "length")
 
 
 def settings_digest(context: Context) -> str:
     """The identity of everything that costs depend on, the bytes of the vocabulary included, 16 hex digits."""
     fields = context.model_dump(mode="json", exclude={"tokens", "prompt", "positions", "tokenizer", "guide"})
-    return digest_of([FORMAT, SPEAKABLE_RULES, fields, words_of(context).digest])[:16]
+    return digest_of([FORMAT, RULES, SPEAKABLE_RULES, fields, words_of(context).digest])[:16]
 
 
 def words_of(context: Context) -> Tokenizer:
@@ -80,18 +81,23 @@ def _taken_down(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text_costs(turns: Sequence[Turn], facts: dict[str, Any], context: Context, words: Tokenizer) -> dict[str, Any]:
-    """What is said; a question that is heard bears what its answer's state then costs more."""
-    noise, alike = facts["kind"] == Kind.NOISE, words.states_alike and context.states == "tokens"
+    """What is said; a question that is heard bears what its answer's state then costs more.
+
+    Noise and text-to-speech are said wherever they have no sound, and never where they have one.
+    """
+    kind, alike = Kind(facts["kind"]), words.states_alike and context.states == "tokens"
+    noise, aloud = kind is Kind.NOISE, kind is not Kind.TTS  # of text-to-speech the answer is heard
+    made = not (facts["images"] or facts["audios"] or facts["videos"]) if kind in MADE else None
     costs: dict[str, Any] = {"answers": 0, "read": [], "heard": [], "speakable": []}
     question = turns[0]
     for turn in turns:
         if turn.speaker == "human":
             question = turn
             costs["read"].append(turn_tokens(words, turn, spoken=False, state=""))
-            costs["heard"].append(turn_tokens(words, turn, spoken=True, state=""))
-            costs["speakable"].append(unspeakable(turn.text, facts["language"]) is None)
+            costs["heard"].append(turn_tokens(words, turn, spoken=aloud, state=""))
+            costs["speakable"].append(unspeakable(turn.text, facts["language"]) is None if made is None else made)
             continue
-        read, heard = (state_after(question, spoken=one, noise=noise, states=context.states) for one in (False, True))
+        read, heard = (state_after(question, spoken=one, noise=noise, states=context.states) for one in (False, aloud))
         cost = turn_tokens(words, turn, spoken=False, state=read)
         costs["answers"] += cost
         if read != heard and not alike:

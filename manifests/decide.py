@@ -20,6 +20,7 @@ from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState, Snapshot, SpeechState
 from tarsia.schemas.manifest import Ask
 from tarsia.schemas.recipe import Context, Recipe, Stage, Take
+from tarsia.schemas.sample import MADE, Kind, unsaid
 from tarsia.schemas.shard import INDEX, SPEECH
 
 Bools = npt.NDArray[np.bool_]
@@ -83,6 +84,25 @@ class Corpus(NamedTuple):
         """Audio of each sample as it stands in the corpus."""
         return cast(npt.NDArray[np.float64], column(self.costs, "seconds"))
 
+    @property
+    def unsaid(self) -> Bools:
+        """The samples that train nothing until a voice has said them."""
+        kind, modality = self.state.corpus.kind, self.index["modality"].combine_chunks()
+        if kind not in MADE or not len(modality):
+            return np.broadcast_to(np.False_, len(self.index))
+        wanting = np.array([unsaid(kind, name) for name in modality.dictionary.to_pylist()], np.bool_)
+        return np.asarray(wanting[modality.indices.to_numpy()])
+
+    @property
+    def lasting(self) -> npt.NDArray[np.float64]:
+        """The same seconds, and those of the clips that were made of what had no sound."""
+        unsaid = self.unsaid
+        if not unsaid.any():
+            return self.seconds
+        asked = questions_of(self)
+        made = np.maximum(asked.samples16[asked.first], 0) / 16_000
+        return np.asarray(self.seconds + np.where(unsaid, made, 0.0))
+
 
 def column(table: Any, name: str) -> Any:
     """A column without nulls, of whatever has columns, as a numpy array."""
@@ -114,8 +134,13 @@ def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tupl
     for number, one in enumerate(stage.takes):
         mine = [corpus for corpus in corpora if number in admitted[corpus.state.corpus.name]]
         pools = [admitted[corpus.state.corpus.name][number] for corpus in mine]
+        if one.amount.unit == "tokens" and (unsaid := [it.state.corpus.name for it in mine if it.unsaid.any()]):
+            raise BadRecipe(
+                f"take {one}: how many tokens '{unsaid[0]}' has is not known before it is said; take samples"
+            )
         sizes = [_sizes(corpus, pool, one.amount.unit) for corpus, pool in zip(mine, pools, strict=True)]
-        for corpus, pool, size, asked in zip(mine, pools, sizes, _asked(one, sizes), strict=True):
+        parts = _asked(one, sizes) if one.amount.unit != "h" else _hours(one, mine, pools)
+        for corpus, pool, size, asked in zip(mine, pools, sizes, parts, strict=True):
             rows = _taken(one, recipe.seed, corpus.draws if pool is None else corpus.draws[pool], size, asked)
             rows = rows if pool is None else pool[rows]
             ask = Ask(
@@ -125,11 +150,27 @@ def choose(recipe: Recipe, stage: Stage, corpora: Sequence[Corpus]) -> list[tupl
                 amount=str(one.amount),
                 available=len(corpus.index) if pool is None else len(pool),
                 available_seconds=round(float((corpus.seconds if pool is None else corpus.seconds[pool]).sum()), 6),
-                spoken=stage.spoken.of(int((corpus.questions * corpus.stands)[rows].sum())) if stage.spoken else None,
+                spoken=_to_hear(stage, corpus, rows),
                 **_in_its_unit(one.amount.unit, size, asked),
             )
             chosen.append((corpus, ask, rows))
     return chosen
+
+
+def circle(recipe: Recipe, stage: Stage, take: int, corpus: Corpus) -> Rows:
+    """All rows of a corpus that a take admits, in the order of their arc."""
+    pool = _admitted(stage, corpus)[take]
+    draws = corpus.draws if pool is None else corpus.draws[pool]
+    rows = arc(draws, recipe.seed, len(draws))
+    return rows if pool is None else pool[rows]
+
+
+def _to_hear(stage: Stage, corpus: Corpus, rows: Rows) -> int | None:
+    """How many of the selected questions are to be heard: a share of all, or whatever is nothing without a voice."""
+    if corpus.state.corpus.kind not in MADE:
+        return stage.spoken.of(int((corpus.questions * corpus.stands)[rows].sum())) if stage.spoken else None
+    made = int(np.count_nonzero((corpus.unsaid & corpus.stands)[rows]))
+    return made if made or stage.spoken else None
 
 
 def _admitted(stage: Stage, corpus: Corpus) -> dict[int, Rows | None]:
@@ -166,7 +207,7 @@ def _sizes(corpus: Corpus, pool: Rows | None, unit: str) -> npt.NDArray[Any] | i
         return len(corpus.index) if pool is None else len(pool)
     if unit == "tokens":
         return _read(corpus.costs if pool is None else picked(corpus.costs, pool))
-    sizes: npt.NDArray[Any] = corpus.seconds if unit == "h" else corpus.questions
+    sizes: npt.NDArray[Any] = corpus.lasting if unit == "h" else corpus.questions
     return sizes if pool is None else sizes[pool]
 
 
@@ -178,19 +219,35 @@ def _read(costs: pa.Table) -> Rows:
 
 
 def _asked(take: Take, sizes: Sequence[npt.NDArray[Any] | int]) -> list[int | float]:
-    """What a take asks of each corpus: a share of all, or its part of a number of samples, questions, tokens, seconds.
+    """What a take asks of each corpus: a share of all, or its part of a number of samples, questions, tokens.
 
-    Numbers are divided in proportion to what each corpus has of the same: whole ones exactly, seconds as they come.
+    Numbers are divided exactly, in proportion to what each corpus has of the same.
     """
     amount = take.amount
     if amount.unit == "%":
         most = take.cap.number if take.cap else float("inf")
         return [int(min(amount.of(int(count)), most)) for count in sizes]
-    if amount.unit == "h":
-        seconds = [float(np.sum(size)) for size in sizes]
-        total = sum(seconds)
-        return [float(amount.number * 3600) * own / total if total else 0.0 for own in seconds]
     return list(divide(int(amount.number), [int(np.sum(size)) for size in sizes]))
+
+
+def _hours(take: Take, corpora: Sequence[Corpus], pools: Sequence[Rows | None]) -> list[int | float]:
+    """The seconds asked of each corpus: what stands ready comes first, in proportion to what each has of it.
+
+    Where that is too little, voices make the rest, in proportion to the samples that each corpus has no sound of. How
+    long these will be nobody knows before; so no part depends on what was made already.
+    """
+    seconds = float(take.amount.number * 3600)
+    ready = [
+        float((one.seconds if pool is None else one.seconds[pool]).sum())
+        for one, pool in zip(corpora, pools, strict=True)
+    ]
+    unsaid = [
+        int((one.unsaid if pool is None else one.unsaid[pool]).sum()) for one, pool in zip(corpora, pools, strict=True)
+    ]
+    total, made = sum(ready), sum(unsaid)
+    if total >= seconds or not made:
+        return [seconds * own / total if total else 0.0 for own in ready]
+    return [own + (seconds - total) * count / made for own, count in zip(ready, unsaid, strict=True)]
 
 
 def _taken(take: Take, seed: int, draws: Draws, size: npt.NDArray[Any] | int, asked: int | float) -> Rows:
@@ -231,6 +288,10 @@ def decide(
 
     `prompts`: tokens of each system prompt, for samples that carry their own.
     """
+    if context.interleave and ask.kind is Kind.TTS and ask.spoken:
+        raise BadRecipe(
+            f"corpus '{ask.corpus}' has {ask.spoken} samples without a sound: interleave needs sounds that stand ready"
+        )
     silent = ask.spoken is None
     hearing = _silence(rows) if silent else _hearing(corpus, ask, rows, context, pending_as_text=pending_as_text)
     costs = picked(corpus.costs, rows)
@@ -361,6 +422,11 @@ class Hearing(NamedTuple):
     refused: Rows
     pending: Rows
     sidecar: Rows  # row of the sidecar index, -1 where nothing is heard
+
+
+def mute(one: Selected) -> Bools:
+    """Which selected samples are nothing, since no voice has said them."""
+    return np.asarray(one.corpus.unsaid[one.rows] & (pc.list_value_length(one.hearing.spoken).to_numpy() == 0))
 
 
 def _silence(rows: Rows) -> Hearing:

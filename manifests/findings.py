@@ -68,8 +68,7 @@ class StageTables(NamedTuple):
 
     def one(self, query: str, *values: Any) -> tuple[Any, ...]:
         """The only row of a query."""
-        row = self.sql.execute(query, values).fetchone()
-        assert row is not None
+        (row,) = self.sql.execute(query, values).fetchall()
         return tuple(row)
 
     def none(self, query: str, what: str, *values: Any) -> None:

@@ -28,6 +28,7 @@ from tarsia.manifests.decide import (
     decide,
     groups,
     lean,
+    mute,
     picked,
     seen,
 )
@@ -43,6 +44,7 @@ PROMPTS = ("text", "image", "video")
 LOT = 100_000  # samples of a window, which share contexts; the windows of a stage come in an order of its own
 
 Floats = npt.NDArray[np.float64]
+Int8s = npt.NDArray[np.int8]
 
 
 class Placed(NamedTuple):
@@ -142,7 +144,7 @@ def plan(
     position = np.concatenate([np.empty(0), *(positions(len(one.rows)) for one in selected)])
     order = _stage_order(selected, position)
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
-    rooms = _rooms(everyone, stage.pack, context.tokens, carried)
+    rooms = _rooms(everyone, stage.pack, context.tokens, carried, _unspoken(selected))
     parts = rounds([one.rows for one in selected])
     filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
     unplaced = _unplaced(everyone, order, rooms)
@@ -255,6 +257,7 @@ class _Rooms(NamedTuple):
     units: Int32s  # tiles and frames
     unit_cap: int | None
     room: Int32s  # tokens of a context of the sample's own
+    unspoken: Int8s  # number in UNSPOKEN
     fits: Bools
     shares: Bools  # a context with others
     lengths: Rows
@@ -262,7 +265,16 @@ class _Rooms(NamedTuple):
     most: int  # samples of a batch
 
 
-def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int]) -> _Rooms:
+UNSPOKEN = ("", "unspoken: refused", "unspoken: pending")  # why a sample that needs a voice has none
+
+
+def _unspoken(selected: Sequence[Selected]) -> Int8s:
+    """For each selected sample the number of its reason in UNSPOKEN, 0 where it lacks nothing."""
+    reasons = [mute(one) * (np.int8(1) + (one.hearing.pending > 0)) for one in selected]
+    return np.concatenate([np.empty(0, np.int8), *reasons])
+
+
+def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str, int], unspoken: Int8s) -> _Rooms:
     """Some kinds and media stay alone; so does what fits only when its own, smaller, system prompt is there."""
     tokens = column(everyone, "tokens")
     units = column(everyone, "tiles") + column(everyone, "frames")
@@ -273,13 +285,15 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
         alone |= _holds(everyone, name)
     capacity = int(room[~alone].min(initial=budget - carried["text"]))
     unit_cap = pack.tiles if pack else None
-    fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0)
+    fits = (tokens <= room) & (units <= (unit_cap or units)) & (column(everyone, "length") > 0) & (unspoken == 0)
     lengths = np.empty(0, np.int64)
     if longest is not None:
         lengths = np.rint(column(everyone, "seconds") * 1_000_000).astype(np.int64)
         fits &= (lengths > 0) & (lengths <= longest)
     shares = fits & ~alone & (tokens <= capacity)
-    return _Rooms(capacity, units, unit_cap, room, fits, shares, lengths, longest, pack.samples if pack else 1)
+    return _Rooms(
+        capacity, units, unit_cap, room, unspoken, fits, shares, lengths, longest, pack.samples if pack else 1
+    )
 
 
 def _holds(samples: pa.Table | Placed, name: str) -> Bools:
@@ -435,12 +449,14 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
     over = order[~rooms.fits[order]]
     rows = {name: _gathered(everyone[name], over) for name in UNPLACED.names if name != "reason"}
     figures = zip(
-        column(everyone, "length")[over].tolist(), rows["tokens"].to_pylist(), rooms.room[over].tolist(),
-        rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
+        column(everyone, "length")[over].tolist(), rooms.unspoken[over].tolist(), rows["tokens"].to_pylist(),
+        rooms.room[over].tolist(), rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
     )  # fmt: skip
     reasons = [
         "taken-down"
         if not length
+        else UNSPOKEN[unspoken]
+        if unspoken
         else f"over-long: {tokens} tokens, room for {room}"
         if tokens > room
         else f"over-tiled: {units} tiles and frames, room for {rooms.unit_cap}"
@@ -448,7 +464,7 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
         else f"over-lasting: {seconds:.3f} seconds, room for {(rooms.longest or 0) / 1e6:.3f}"
         if seconds
         else "silent: no sound to be batched by"
-        for length, tokens, room, units, seconds in figures
+        for length, unspoken, tokens, room, units, seconds in figures
     ]
     return as_schema(pa.table({**rows, "reason": pa.array(reasons, pa.string())}), UNPLACED)
 

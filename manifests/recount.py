@@ -86,8 +86,31 @@ def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> 
         """create or replace temp macro seen(modality) as case when contains(modality::varchar, 'video') then 'video'
            when contains(modality::varchar, 'image') then 'image' else 'text' end"""
     )
+    _register_speech(stage)
     register_takes(stage)
     register_scope(stage)
+
+
+def _register_speech(stage: StageTables) -> None:
+    """The decisions on questions that are still what was said (`clips`, `no`), and how long samples last with them.
+
+    Noise and text-to-speech without a sound of their own (`wanting`) last as long as the clip that was made of them.
+    """
+    sql = stage.sql
+    fresh = "from lake_speech s join lake_index i on i.key = s.key and i.record = s.record and i.corpus = s.corpus"
+    sql.execute(f"create or replace temp table no as select s.corpus, s.key, unnest(s.refused).turn as turn {fresh}")
+    sql.execute(
+        f"""create or replace temp table clips as
+            select corpus, key, draw, clip.turn as turn, clip.samples16 as samples16 from
+            (select s.corpus, s.key, s.draw, unnest(s.clips) as clip {fresh})"""
+    )
+    sql.execute(
+        """create or replace temp table lasting as
+           select i.*, c.kind in ('tts', 'noise') and i.modality = 'text' as wanting,
+                  i.seconds + if(wanting, coalesce(v.samples16, 0) / 16000, 0) as lasts
+           from lake_index i join corpora c on c.corpus = i.corpus
+           left join clips v on v.key = i.key and v.corpus = i.corpus and v.turn = 0"""
+    )
 
 
 def _index_of(index: pa.Table, corpus: str, path: str) -> pa.Table:
@@ -136,7 +159,7 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
     known |= {shard.tar for speech in stage.source.speech for shard in speech.shards}
     strange = [stored.path for stored in manifest.shards if stored not in known]
     book.check(where, not strange, f"tars that the lake's snapshot does not list: {strange[:3]}")
-    if manifest.stage.spoken is None:
+    if manifest.stage.spoken is None and not stage.one("select count(*) from wanted")[0]:
         book.equal(where, "voices of a silent stage", manifest.pool, None)
 
 
@@ -226,6 +249,19 @@ def _check_rooms(stage: StageTables) -> None:
             left join prompts p on p.prompt = seen(modality)""",
         [budget],
     )
+    stage.sql.execute(
+        """create or replace temp table wanted as select c.key, c.copy, c.corpus, c.placed, v.key is not null as made,
+           n.key is not null as refused from chosen c
+           join lasting i on i.key = c.key and i.corpus = c.corpus and i.wanting and i.length > 0
+           left join clips v on v.key = c.key and v.corpus = c.corpus and v.turn = 0
+           left join no n on n.key = c.key and n.corpus = c.corpus and n.turn = 0"""
+    )
+    stage.none(
+        """select w.key, w.copy, u.reason from wanted w left join unplaced u using (key, copy)
+           where w.placed and not w.made or not w.placed and not w.made and u.reason is distinct from
+           if(w.refused, 'unspoken: refused', 'unspoken: pending') order by 1, 2""",
+        "samples that nobody has said, placed or unplaced for another reason",
+    )
     least = stage.one("select min(room) from rooms where not alone")[0]
     text = stage.one("select cost from prompts where prompt = 'text'")[0]
     capacity = min(budget - text, least if least is not None else budget)
@@ -233,7 +269,8 @@ def _check_rooms(stage: StageTables) -> None:
     stage.none(
         """
         select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy)
-        join lake_index i on i.key = r.key and i.corpus = r.corpus where not r.placed and
+        join lake_index i on i.key = r.key and i.corpus = r.corpus
+        left join wanted w on w.key = r.key and w.copy = r.copy where not r.placed and coalesce(w.made, true) and
         case when i.length = 0 then u.reason is distinct from 'taken-down'
              when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
                                                                           r.tokens, r.room)
@@ -242,7 +279,7 @@ def _check_rooms(stage: StageTables) -> None:
              when $2::double is not null then r.seconds <= $2::double or u.reason is distinct from
                   format('over-lasting: {:.3f} seconds, room for {:.3f}', r.seconds, $2::double)
         else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
-             or regexp_extract(u.reason, '[0-9]+')::bigint <= $1 end
+             or try_cast(regexp_extract(u.reason, '[0-9]+') as bigint) <= $1 end
         order by 1
         """,
         "unplaced samples that would fit, or for another reason",
@@ -285,20 +322,15 @@ def _check_batches(stage: StageTables, budget: float, most: int) -> None:
 
 
 def _check_speech(stage: StageTables) -> None:
-    """What is heard was accepted, is the first of what was accepted, and no more than asked. Leaves `due` and `no`."""
+    """What is heard was accepted, is the first of what was accepted, and no more than asked. Leaves `due`."""
     manifest, book, sql = stage.manifest, stage.book, stage.sql
-    fresh = "from lake_speech s join lake_index i on i.key = s.key and i.record = s.record and i.corpus = s.corpus"
-    sql.execute(f"create or replace temp table no as select s.corpus, s.key, unnest(s.refused).turn as turn {fresh}")
     sql.execute(
-        f"""create or replace temp table clips as
-            select corpus, key, draw, clip.turn as turn, clip.samples16 as samples16 from
-            (select s.corpus, s.key, s.draw, unnest(s.clips) as clip {fresh})"""
-    )
-    of_chosen = sql.sql(
-        """select b.take, c.corpus, c.key, c.copy, c.placed, v.draw, v.turn, v.samples16 from clips v
+        """create or replace temp table of_chosen as
+           select b.take, c.corpus, c.key, c.copy, c.placed, v.draw, v.turn, v.samples16 from clips v
            join chosen c on c.key = v.key and c.corpus = v.corpus
            join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality"""
-    ).to_arrow_table()
+    )
+    of_chosen = sql.sql("select * from of_chosen").to_arrow_table()
     draws, turns, copies = (of_chosen[name].combine_chunks().to_numpy().astype(np.uint64)
                             for name in ("draw", "turn", "copy"))  # fmt: skip
     coins = redraws(draws, "spoken", turns + copies * np.uint64(2**32))
@@ -346,9 +378,14 @@ def _check_speech(stage: StageTables) -> None:
     by_take = """select c.corpus, take, sum(c.questions) from chosen c join belongs using (corpus, lang, modality)
                  join lake_index i on i.key = c.key and i.corpus = c.corpus where i.length > 0 group by all"""
     counted = {(corpus, take): questions for corpus, take, questions in sql.execute(by_take).fetchall()}
+    by_take = """select c.corpus, b.take, count(*) from wanted w join chosen c using (key, copy)
+                 join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality group by all"""
+    needed = {(corpus, take): count for corpus, take, count in sql.execute(by_take).fetchall()}
     for ask in manifest.asks:
         share = manifest.stage.spoken
         quota = round(share.number / 100 * counted.get((ask.corpus, ask.take), 0)) if share else None
+        if ask.kind in (Kind.TTS, Kind.NOISE):
+            quota = needed.get((ask.corpus, ask.take), 0 if share else None)
         book.equal(f"{stage.where} {ask.corpus}", "questions to be heard", ask.spoken, quota)
 
 
@@ -375,12 +412,16 @@ def _check_counts(stage: StageTables) -> None:
     claimed = {(one.corpus, one.kind.value, one.language, one.modality): one for one in manifest.counts}
     book.equal(stage.where, "groups of samples", len(manifest.counts), len(found))
     book.check(stage.where, claimed.keys() == found.keys(), f"other groups: {sorted(claimed.keys() ^ found.keys())}")
+
+    def listened(group: tuple[str, ...]) -> bool:
+        return manifest.stage.spoken is not None or (group[1] in ("tts", "noise") and group[3] == "text")
+
     for group in sorted(claimed.keys() & found.keys()):
         where, one = f"{stage.where} {' '.join(group)}", claimed[group]
         for name, value in found[group].items():
-            if name != "refused" or manifest.stage.spoken:
+            if name != "refused" or listened(group):
                 book.equal(where, name, getattr(one, name), value)
-        if not manifest.stage.spoken:
+        if not listened(group):
             book.equal(where, "speakable, refused, pending", (one.speakable, one.refused, one.pending), (0, 0, 0))
 
 

@@ -174,7 +174,10 @@ class _Tally:
             cost = cost_of(sample, media, claim.due.get((sample.key, copy), {}), context)
             book.equal(where, "tokens", tokens, cost.tokens)
         questions = [turn.text for turn in sample.conversations if turn.speaker == "human"]
-        speakable = sum(unspeakable(question, sample.language) is None for question in questions)
+        if sample.kind in (Kind.TTS, Kind.NOISE):
+            speakable = len(questions) * (sample.modality == "text")
+        else:
+            speakable = sum(unspeakable(question, sample.language) is None for question in questions)
         self._speakable[group] += speakable * (len(rows) + len(unplaced))
 
     def close(self, book: Book) -> None:
@@ -184,9 +187,9 @@ class _Tally:
             if ask.available_tokens is not None:
                 found = self._tokens[ask.corpus, ask.take]
                 book.equal(f"{self.claim.where} {ask.corpus}", "tokens in the lake", ask.available_tokens, found)
-        if self.claim.manifest.stage.spoken is None:
-            return
         for one in self.claim.manifest.counts:
+            if self.claim.manifest.stage.spoken is None and one.kind not in (Kind.TTS, Kind.NOISE):
+                continue
             group = (one.corpus, one.language, one.modality)
             where, pending = f"{self.claim.where} {' '.join(group)}", one.speakable - self.claim.decided.get(group, 0)
             book.equal(where, "speakable", one.speakable, self._speakable[group])
@@ -226,13 +229,14 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
             for one in sample.videos
         ]
     )
-    audios = iter([sound_length(media[audio.member]) for audio in sample.audios])
+    made = [(heard[0], 16_000)] if sample.kind is Kind.TTS and not sample.audios and heard else []
+    audios = iter([*(sound_length(media[audio.member]) for audio in sample.audios), *made])
     rendered = system(prompt_of([sample.modality])) if context.prompt == "sample" else []
     text = sum(len(ids_of(words, piece)) for piece in rendered)
     seen = frames = audio = turn_number = 0
     seconds, state = 0.0, ""
     for turn in as_met(sample.conversations, sample.kind, sample.language, context):
-        spoken, sounds = turn.speaker == "human" and turn_number in heard, []
+        spoken, sounds = turn.speaker == "human" and turn_number in heard and not made, []
         for piece in pieces(turn, spoken=spoken, state=state):
             text += len(ids_of(words, piece))
             if piece is Medium.IMAGE:
@@ -240,7 +244,9 @@ def cost_of(sample: Sample, media: Mapping[str, bytes], heard: Mapping[int, int]
             elif piece is Medium.VIDEO:
                 frames += next(videos)
             elif piece is Medium.AUDIO:
-                samples, rate = (heard[turn_number], 16_000) if spoken else next(audios)
+                samples, rate = (heard[turn_number], 16_000) if spoken else next(audios, (0, 16_000))
+                if not samples:
+                    continue  # nobody has said it
                 sounds.append(audio_tokens(resampled_length(samples, rate, 16_000), context.audio))
                 seconds += samples / rate
         audio += sum(sounds)

@@ -49,6 +49,17 @@ class Met(NamedTuple):
     sample: Sample
     media: dict[str, bytes]
     heard: dict[int, bytes]
+    words: dict[int, str]  # of what is heard, as its voice was given it
+
+    @property
+    def made(self) -> bool:
+        """Whether what is heard is the answer, that had no sound of its own, and no question."""
+        return self.sample.kind is Kind.TTS and bool(self.heard)
+
+    @property
+    def asked(self) -> dict[int, bytes]:
+        """The questions that are heard."""
+        return {} if self.made else self.heard
 
 
 def reread_packs(store: Store, claim: Claim, book: Book) -> None:
@@ -138,7 +149,9 @@ def _met(store: Store, manifest: Manifest, row: Mapping[str, Any]) -> Met:
         if video.original:
             del media[video.original.member]
     said = read("speech_") if row["spoken"] else {}
-    return Met(sample, media, {turn: said[f"q{turn}.flac"] for turn in row["spoken"]})
+    words = {clip["turn"]: clip["spoken"] for clip in orjson.loads(said["json"])["clips"]} if said else {}
+    heard = {turn: said[f"q{turn}.flac"] for turn in row["spoken"]}
+    return Met(sample, media, heard, {turn: words[turn] for turn in heard})
 
 
 def _check_samples(
@@ -168,11 +181,12 @@ def _check_samples(
         question, turns = -1, []
         for turn in one.sample.conversations:
             question += turn.speaker == "human"
-            heard = turn.speaker == "human" and question in one.heard
+            heard = turn.speaker == "human" and question in one.asked
             turns.append({"from": turn.speaker, "value": heard_text(turn.text) if heard else turn.text})
         book.equal(place, "conversations", told["conversations"], turns)
         asked = [turn.text for turn in one.sample.conversations if turn.speaker == "human"]
-        book.equal(place, "heard", told["heard"], [{"turn": turn, "text": asked[turn]} for turn in sorted(one.heard)])
+        book.equal(place, "heard", told["heard"], [{"turn": turn, "text": asked[turn]} for turn in sorted(one.asked)])
+        book.equal(place, "said", told["said"], {str(turn): text for turn, text in one.words.items()})
         images, videos, audios = _listed(one, f"{slot:03d}.")
         book.equal(
             place, "lists of members", [told["images"], told["videos"], told["audios"]], [images, videos, audios]
@@ -216,7 +230,7 @@ class _Line:
             self._text(system(prompt_of([sample.modality])))
         for turn in as_met(sample.conversations, sample.kind, sample.language, context):
             started, before, number = len(self.ids), len(media), len(questions)
-            clip = one.heard.get(number) if turn.speaker == "human" else None
+            clip = one.asked.get(number) if turn.speaker == "human" else None
             for piece in pieces(turn, spoken=clip is not None, state=state if turn.speaker == "gpt" else ""):
                 if not isinstance(piece, Medium):
                     self._text([piece])
@@ -244,7 +258,7 @@ class _Line:
                 "state": STATES[2 if noise else 1 if heard else 0],
                 "class_at": heard[-1] - 1 if heard and context.states == "labels" else None,
             })  # fmt: skip
-        texts = list(_said(sample))
+        texts = list(_said(one))
         return {
             "begin": begin,
             "end": len(self.ids),
@@ -274,11 +288,13 @@ def _media(one: Met, context: Context) -> dict[Medium, Iterator[tuple[list[str],
         names = {frame.position: frame.member for frame in video.frames}
         wanted = frame_positions(video.length, video.fps, rate=rule.fps, least=rule.min, most=rule.max)
         videos.append(([names[position] for position in wanted], TILE_TOKENS * len(wanted)))
+    sounds = [(audio.member, one.media[audio.member]) for audio in sample.audios]
+    sounds += [("q0.flac", one.heard[0])] if one.made else []
     return {
         Medium.IMAGE: iter([([image.member], TILE_TOKENS * count)
                             for image, count in zip(sample.images, counts, strict=True)]),
         Medium.VIDEO: iter(videos),
-        Medium.AUDIO: iter([([audio.member], _audio(one.media[audio.member], context)) for audio in sample.audios]),
+        Medium.AUDIO: iter([([name], _audio(flac, context)) for name, flac in sounds]),
     }  # fmt: skip
 
 
@@ -287,10 +303,10 @@ def _audio(flac: bytes, context: Context) -> int:
     return audio_tokens(resampled_length(samples, rate, 16_000), context.audio)
 
 
-def _said(sample: Sample) -> Iterator[str]:
-    """The words of each recording: those of the other turn of its pair."""
-    turns = sample.conversations
+def _said(one: Met) -> Iterator[str]:
+    """The words of each recording: those of the other turn of its pair, or those that its voice was given."""
+    turns = one.sample.conversations
     for question, answer in zip(turns[::2], turns[1::2], strict=True):
         for turn, other in ((question, answer), (answer, question)):
             for _ in range(turn.text.count(AUDIO)):
-                yield restore(PLACEHOLDER.sub("", other.text)).strip()
+                yield one.words[0] if one.made else restore(PLACEHOLDER.sub("", other.text)).strip()

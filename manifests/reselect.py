@@ -16,9 +16,9 @@ from tarsia.schemas.identity import start
 from tarsia.schemas.manifest import Ask
 from tarsia.schemas.recipe import Take
 
-_PLACES = """places as (select i.key, i.seconds, i.questions,
+_PLACES = """places as (select i.key, i.seconds, i.lasts, i.wanting, i.questions,
                         row_number() over (order by i.draw < $3::ubigint, i.draw, i.key) - 1 as place
-                        from lake_index i join belongs b on b.corpus = i.corpus and b.lang = i.language
+                        from lasting i join belongs b on b.corpus = i.corpus and b.lang = i.language
                         and b.modality = i.modality where i.corpus = $1 and b.take = $2)"""
 
 
@@ -68,12 +68,12 @@ def check_selection(stage: StageTables) -> None:
 
 def _check_take(stage: StageTables, take: Take, asks: Sequence[Ask]) -> None:
     manifest, book, amount = stage.manifest, stage.book, take.amount
-    sizes = dict[str, Any]()
+    sizes, unsaid = dict[str, Any](), dict[str, int]()
     for ask in asks:
         where, circle = f"{stage.where} {ask.corpus}", (ask.corpus, ask.take, str(start(manifest.seed)))
-        available, questions, seconds = stage.one(
-            f"""with {_PLACES} select count(*), coalesce(sum(questions), 0)::bigint, coalesce(sum(seconds), 0)
-                from places""",
+        available, questions, seconds, wanting = stage.one(
+            f"""with {_PLACES} select count(*), coalesce(sum(questions), 0)::bigint, coalesce(sum(seconds), 0),
+                count(*) filter (wanting) from places""",
             *circle,
         )
         book.equal(where, "kind", ask.kind, take.kind)
@@ -88,6 +88,7 @@ def _check_take(stage: StageTables, take: Take, asks: Sequence[Ask]) -> None:
         book.equal(where, "units asked in", [unit], [name for name, value in asked.items() if value is not None])
         size = {"h": float(seconds), "questions": questions, "tokens": ask.available_tokens}.get(unit, available)
         sizes[ask.corpus] = (asked[unit] or 0, size or 0)
+        unsaid[ask.corpus] = wanting
         selected = stage.one("select count(*) from chosen join belongs using (corpus, lang, modality) "
                              "where corpus = $1 and take = $2", ask.corpus, ask.take)[0]  # fmt: skip
         begin = 0
@@ -105,7 +106,7 @@ def _check_take(stage: StageTables, take: Take, asks: Sequence[Ask]) -> None:
             book.equal(where, "selected", wanted, selected)
         _check_arc(stage, where, circle, begin, selected, max(1, available))
     if amount.unit != "%":
-        _check_division(book, stage.where, take, sizes)
+        _check_division(book, stage.where, take, sizes, unsaid)
 
 
 def _check_arc(stage: StageTables, where: str, circle: tuple[Any, ...], begin: int, selected: int, round_: int) -> None:
@@ -132,7 +133,7 @@ def _check_reach(
     carried = "0"
     if unit == "tokens" and stage.manifest.context.prompt == "sample":
         carried = "(select cost from own_prompts where prompt = seen(c.modality))"
-    measure = {"h": "p.seconds", "questions": "p.questions", "tokens": f"(c.tokens - {carried})"}[unit]
+    measure = {"h": "p.lasts", "questions": "p.questions", "tokens": f"(c.tokens - {carried})"}[unit]
     joined = "places p left join chosen c on c.key = p.key and c.corpus = $1" if unit == "tokens" else "places p"
     reached, before = stage.one(
         f"""with {_PLACES} select coalesce(sum({measure}) filter (place < $4), 0)::double,
@@ -145,12 +146,19 @@ def _check_reach(
     stage.book.check(where, not selected or before < asked + 1e-6, f"{name} asked {asked}, {before} were enough")
 
 
-def _check_division(book: Book, where: str, take: Take, sizes: dict[str, Any]) -> None:
-    """Each corpus was asked for its part: of hours in proportion, of what is counted as Sainte-Laguë divides."""
-    whole = sum(size for _, size in sizes.values())
+def _check_division(book: Book, where: str, take: Take, sizes: dict[str, Any], unsaid: dict[str, int]) -> None:
+    """Each corpus was asked for its part: of hours in proportion, of what is counted as Sainte-Laguë divides.
+
+    Hours that no corpus has ready are asked of those with samples that voices can make, by the number of these.
+    """
+    whole, makeable = sum(size for _, size in sizes.values()), sum(unsaid.values())
     if take.amount.unit == "h":
+        wanted = float(take.amount.number * 3600)
         for corpus, (asked, size) in sizes.items():
-            share = float(take.amount.number * 3600) * size / whole if whole else 0.0
+            if whole < wanted and makeable:
+                share = size + (wanted - whole) * unsaid[corpus] / makeable
+            else:
+                share = wanted * size / whole if whole else 0.0
             book.equal(f"{where} {corpus}", "seconds asked", asked, share)
         return
     given = sum(asked for asked, _ in sizes.values())

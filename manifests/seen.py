@@ -6,6 +6,7 @@ ids can be written without opening a picture, and pictures can be decoded later 
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,15 +56,18 @@ class Seen(NamedTuple):
 
 
 def media_of(part: Streamed, settings: Context) -> dict[Medium, Iterator[Seen]]:
-    """The stored media of a sample, each kind in its order."""
+    """The media of a sample, each kind in its order: those that are stored, and the answer that a voice has made."""
     sizes = [(image.width, image.height) for image in part.sample.images]
     most = tiles_each(sizes, most=settings.tiles, thumbnail=settings.thumbnail, cap=settings.sample_tiles)
     return {
         Medium.IMAGE: (_image(part, image, most, settings) for image in part.sample.images),
         Medium.VIDEO: (_video(part, video, settings.frames) for video in part.sample.videos),
-        Medium.AUDIO: (
-            _audio(part, audio.member, _bytes(part, audio.member), audio.samples, audio.rate, settings)
-            for audio in part.sample.audios
+        Medium.AUDIO: chain(
+            (
+                _audio(part, audio.member, _bytes(part, audio.member), audio.samples, audio.rate, settings)
+                for audio in part.sample.audios
+            ),
+            (clip_of(part, turn, settings) for turn in part.heard if turn not in part.asked),
         ),
     }
 

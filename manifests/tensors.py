@@ -138,7 +138,7 @@ class _Writer:
                 self.write(_placed(pieces(turn, spoken=False, state=state), own), given=self._opening)
                 continue
             question, asked = len(questions), len(self._media)
-            clip = clip_of(part, question, settings) if question in part.heard else None
+            clip = clip_of(part, question, settings) if question in part.asked else None
             self.write(_placed(pieces(turn, spoken=clip is not None, state=""), own, clip))
             state = state_after(turn, spoken=clip is not None, noise=noise, states=settings.states)
             met = STATES[state_after(turn, spoken=clip is not None, noise=noise, states="tokens")]

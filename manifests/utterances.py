@@ -4,8 +4,9 @@
     Waves         a codec learns to compress:            24 kHz speech                                stage 3.1
     Pairs         decoders learn to speak:               ids of what is to be said, and its speech    stage 3.2
 
-Sounds stand in the lake at the rate of their kind, 24 kHz for corpora of kind `tts`, so that waves are as stored. A
-recording that cannot be decoded is `Corrupt`: we wrote it.
+Recordings stand in the lake at the rate of their kind, 24 kHz for corpora of kind `tts`, so that waves are as stored;
+what a voice has made stands at the rate of its engine, and is resampled. A recording that cannot
+be decoded is `Corrupt`: we wrote it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,7 @@ def _wave(flac: bytes) -> Wave:
 
 
 def spelt(part: Streamed, settings: recipe.Context) -> dict[str, Any]:
-    """The ids of what each stored audio of a sample says: as its corpus spells it, and as decoders are given it."""
+    """The ids of what each audio, stored or made, of a sample says: as its corpus spells it, as decoders get it."""
     encode, texts = words_of(settings).encode, list(_texts(part))
     return {"words": [encode(text) for text in texts], "said": [encode(said(text)) for text in texts]}
 
@@ -139,30 +140,40 @@ def _utterances(
     spelling: Spelling,
     sound: Callable[[bytes, str, int], NDArray[Any]],
 ) -> Utterances:
-    """Every stored audio of a context with the words of the turn that it answers or is answered by."""
+    """Every audio of a context, stored or made, with the words of the turn that it answers or is answered by."""
     written = context.written
     if written and written.settings == settings:
         pad, kept = written.writing.filler, [written.spans[part.slot] for part in context.samples]
     else:
         pad, kept = filler(words_of(settings)), [spelt(part, settings) for part in context.samples]
-    words = [np.array(ids, np.int64) for spellings in kept for ids in spellings[spelling]]
-    sounds = [_decoded(part, number, sound) for part in context.samples for number in range(len(part.sample.audios))]
+    told = [(part, spellings[spelling]) for part, spellings in zip(context.samples, kept, strict=True)]
+    words = [np.array(ids, np.int64) for _, spellings in told for ids in spellings]
+    sounds = [_decoded(part, number, sound) for part, spellings in told for number in range(len(spellings))]
     keys = tuple(part.sample.key for part in context.samples)
     return Utterances(context.number, keys, tuple(words), tuple(sounds), pad)
 
 
 def _texts(part: Streamed) -> Iterator[str]:
-    """What is said in each audio of a sample: the words of the turn before an answer, of the turn after a question."""
+    """What is said in each audio of a sample: the words of the turn before an answer, of the turn after a question.
+
+    Of speech that a voice has made, the words that it was given.
+    """
     turns = part.sample.conversations
     for at, turn in enumerate(turns):
         for _ in range(turn.text.count(AUDIO)):
-            yield restore(PLACEHOLDER.sub("", turns[at ^ 1].text)).strip()
+            made = part.words.get(0) if part.heard and not part.asked else None
+            yield made or restore(PLACEHOLDER.sub("", turns[at ^ 1].text)).strip()
 
 
 def _decoded(part: Streamed, number: int, sound: Callable[[bytes, str, int], NDArray[Any]]) -> NDArray[Any]:
-    key, member = part.sample.key, part.sample.audios[number].member
+    key = part.sample.key
+    if part.sample.audios:
+        member = part.sample.audios[number].member
+        flac = part.media[member]
+    else:
+        member, flac = "q0.flac", part.heard[0]
     try:
-        return sound(part.media[member], key, number)
+        return sound(flac, key, number)
     except Refused as refused:
         raise Corrupt(f"sample {key}: {member} cannot be decoded: {refused.message}") from None
 

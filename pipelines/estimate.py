@@ -85,7 +85,7 @@ def _texts(job: Job) -> list[set[str]]:
     """For each voice of the pool, the different questions that it would be asked, as they are written."""
     texts: list[set[str]] = [set() for _ in job.pool.voices]
     for told in job.told.values():
-        due = job.due(told)
+        due = job.expected(told)
         voices = told.cast(due)
         done = 0
         for shard, part, _ in told.shards(due):

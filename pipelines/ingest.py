@@ -97,8 +97,20 @@ def ingest(
     `reread` looks at every record and its media again, even where no annotation file changed; `retry` at the records
     in quarantine, and builds what those that became good belong to.
     """
-    newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
     corpora = chosen(catalog, only)
+    reports = dict[str, Ingested]()
+    for round_ in [one for one in corpora if not one.of], [one for one in corpora if one.of]:  # these are made of those
+        if round_:
+            done = _ingest(catalog, round_, lake, pool, reread=reread, retry=retry, quiet=quiet)
+            reports |= {one.corpus: one for one in done}
+    return [reports[corpus.name] for corpus in corpora]
+
+
+def _ingest(
+    catalog: Catalog, corpora: Sequence[Corpus], lake: Lake, pool: Pool, *, reread: bool, retry: bool, quiet: bool
+) -> list[Ingested]:
+    newest = lake.snapshot() if lake.numbers() else Snapshot(number=0)
+    corpora = [corpus.model_copy(update={"root": lake.url}) if corpus.of else corpus for corpus in corpora]
     names = [corpus.name for corpus in corpora]
     honoured = state_of(lake.store, names)
     gone = {name: put_tombstones(lake.store, name, read_tombstones(lake.store, name)) for name in names}
@@ -126,7 +138,7 @@ def ingest(
         plan.pieces = list(_pieces(plan, lake))
         _forget(plan, good.get(plan.corpus.name, ()), lake)
     coming = {plan.corpus.name: plan for plan in plans}
-    order = [corpus.name for corpus in catalog.corpora]
+    order = [corpus.name for corpus in catalog.corpora if corpora[0].of or not corpus.of]
     sides = [coming.get(name) or standing[name] for name in order if name in coming or name in standing]
     found = compare(sides, excluded, lake, pool, quiet=quiet)
     written = {}
@@ -134,11 +146,18 @@ def ingest(
         compared = _compared(state.corpus, catalog, standing, excluded)
         standing[state.corpus.name] = state.model_copy(update={"compared": compared or ""})
         written[state.corpus.name] = count
-    states = [standing[corpus.name] for corpus in corpora]
+    states = [_as_told(standing[corpus.name]) for corpus in corpora]
     published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, honoured, lake))
     for corpus in (*corpora, *catalog.exclude):
         _clear(lake, f"work/{corpus.name}")
     return [_report(state, written.get(state.corpus.name), newest, published, lake) for state in states]
+
+
+def _as_told(state: CorpusState) -> CorpusState:
+    """A state without the place of the lake, which may move."""
+    return (
+        state.model_copy(update={"corpus": state.corpus.model_copy(update={"root": ""})}) if state.corpus.of else state
+    )
 
 
 def _work(corpus: Corpus, source: str, gone: Stored | None) -> str:
@@ -150,7 +169,7 @@ def _compared(
     corpus: Corpus, catalog: Catalog, states: Mapping[str, CorpusState], excluded: Sequence[ExcludedSet]
 ) -> str | None:
     """The digest of all that a corpus is compared with; None where some of it is not known yet."""
-    names = [one.name for one in catalog.corpora]
+    names = [one.name for one in catalog.corpora if corpus.of or not one.of]
     earlier = names[: names.index(corpus.name)] if corpus.dedup else []
     if corpus.dedup and any(name not in states for name in earlier):
         return None
@@ -226,6 +245,8 @@ def deepened(catalog: Catalog) -> Catalog:
 def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
     """The raw files of a corpus, and a digest that changes when they or the entry in the catalog do."""
     where = f"corpus '{corpus.name}'"
+    if corpus.of:
+        return _survey_lake(corpus, lake, where)
     reader, store = find(corpus.format, where), open_store(corpus.root)
     if lake and lake.url == store.url:
         raise BadCatalog(f"{where}: its root is the lake itself, {lake.url}")
@@ -239,6 +260,21 @@ def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
         return ordered, digest_of([FORMAT, ORDER, what, [list(entry) for entry in ordered]])
     except TypeError as error:
         raise BadCatalog(f"{where}: a file below {corpus.root} has a name that is not UTF-8") from error
+
+
+def _survey_lake(corpus: Corpus, lake: Lake | None, where: str) -> tuple[list[Entry], str]:
+    """The texts of the corpora that it is made of, as the newest snapshot has them."""
+    if lake is None:
+        raise BadCatalog(f"{where}: it is made of {' and '.join(corpus.of)}, once these are ingested")
+    snapshot = lake.snapshot() if lake.numbers() else Snapshot(number=0)
+    standing = {state.corpus.name: state for state in snapshot.corpora}
+    for name in corpus.of:
+        if name not in standing:
+            raise UnknownName("corpus in the lake", name, standing, where)
+    texts = [shard.text for name in sorted(corpus.of) for shard in standing[name].shards]
+    what = corpus.model_dump(mode="json", exclude={"root", "licence", "tags"}, exclude_defaults=True)
+    files = [Entry(one.path, one.bytes, one.digest) for one in texts]
+    return files, digest_of([FORMAT, ORDER, what, [list(entry) for entry in files]])
 
 
 def _clear(lake: Lake, folder: str) -> None:

@@ -5,7 +5,7 @@ into the verdicts of the pool. Only what one does not know is looked for in the 
 decided reads no text and no verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,15 @@ from tarsia.builders.phrases import get_phrases, phrase
 from tarsia.builders.speech import SPOKEN_RULES
 from tarsia.builders.storage import open_store
 from tarsia.builders.voices import find
-from tarsia.manifests.decide import choose
+from tarsia.manifests.decide import Corpus, choose, circle
 from tarsia.manifests.select import Rows
 from tarsia.pipelines.plan import chosen_stages, load
 from tarsia.pipelines.pool import Pool as Workers
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.sidecars import write_sidecars
-from tarsia.pipelines.told import Spoken, Told, Walk
+from tarsia.pipelines.told import Reach, Spoken, Told, Walk
 from tarsia.schemas.lake import Snapshot, SpeechState
+from tarsia.schemas.manifest import Ask
 from tarsia.schemas.recipe import Recipe
 from tarsia.schemas.shard import Shard
 from tarsia.schemas.voice import Part, Pool
@@ -40,23 +41,34 @@ class Job:
     ) -> None:
         self.lake, self.pool, self.workers, self.quiet = lake, pool, workers, quiet
         self.snapshot = lake.snapshot()
-        wanted = {name: recipe.stages[name] for name in chosen_stages(recipe, only) if recipe.stages[name].spoken}
+        wanted = {name: recipe.stages[name] for name in chosen_stages(recipe, only) if recipe.stages[name].listens}
         part = recipe.model_copy(update={"stages": wanted})
         corpora = load(self.snapshot, lake, part, workers, voices=pool.name, quiet=quiet) if wanted else []
         self.parts = parts_of(pool)
         self.told = {corpus.state.corpus.name: Told(corpus, pool.name, self.parts) for corpus in corpora}
         self.walks = [
-            Walk(name, self.told[corpus.state.corpus.name], ask.spoken or 0, rows)
+            self._walk(recipe, name, corpus, ask, rows)
             for name, stage in wanted.items()
             for corpus, ask, rows in choose(recipe, stage, corpora)
+            if stage.spoken or corpus.unsaid.any()
         ]
         self.book = Book(lake.store, pool.name)
         self.pending: dict[str, str] = {}  # clip -> what its servers failed with
 
+    def _walk(self, recipe: Recipe, stage: str, corpus: Corpus, ask: Ask, rows: Rows) -> Walk | Reach:
+        """Towards a number of questions, or towards hours: how many samples these take, only their clips can tell."""
+        told = self.told[corpus.state.corpus.name]
+        if ask.seconds is None or not corpus.unsaid.any():
+            return Walk(stage, told, ask.spoken or 0, rows)
+        return Reach(stage, told, ask.seconds, circle(recipe, recipe.stages[stage], ask.take, corpus))
+
     def due(self, told: "Told") -> Rows:
         """The questions of a corpus to decide next, ascending."""
-        mine = [walk.due() for walk in self.walks if walk.told is told]
-        return np.unique(np.concatenate([np.empty(0, np.int64), *mine]))
+        return _together(walk.due() for walk in self.walks if walk.told is told)
+
+    def expected(self, told: "Told") -> Rows:
+        """The questions that will probably have to be decided, ascending."""
+        return _together(walk.expected() for walk in self.walks if walk.told is told)
 
     def missing(self) -> pa.Table:
         """Decides what is known already; the clips that must be made before the walks can go on (ORDERS)."""
@@ -152,6 +164,10 @@ class Job:
     def report(self) -> list[Spoken]:
         """What each walk came to."""
         return [walk.report(self.pending) for walk in self.walks]
+
+
+def _together(parts: Iterable[Rows]) -> Rows:
+    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
 class _Overtaken(Exception):

@@ -105,8 +105,9 @@ def _members(context: Context) -> list[tuple[str, bytes]]:
                 "heard": [
                     {"turn": turn, "text": question.text}
                     for turn, question in enumerate(_questions(streamed))
-                    if turn in streamed.heard
+                    if turn in streamed.asked
                 ],
+                "said": {str(turn): text for turn, text in streamed.words.items()},
                 "images": [prefix + image.member for image in streamed.sample.images],
                 "videos": [[prefix + frame.member for frame in video.frames] for video in streamed.sample.videos],
                 "audios": audios,
@@ -150,7 +151,7 @@ def _as_met(streamed: Streamed) -> list[dict[str, str]]:
     turns, question = [], -1
     for turn in streamed.sample.conversations:
         question += turn.speaker == "human"
-        spoken = turn.speaker == "human" and question in streamed.heard
+        spoken = turn.speaker == "human" and question in streamed.asked
         turns.append({"from": turn.speaker, "value": heard_text(turn.text) if spoken else turn.text})
     return turns
 

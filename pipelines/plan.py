@@ -139,17 +139,17 @@ def make_plans(
     """
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
-    spoken = any(stage.spoken for stage in wanted.stages.values())
-    every = corpora_of(snapshot, lake, wanted, pool, voices=voices if spoken else None, quiet=quiet)
+    listens = any(stage.listens for stage in wanted.stages.values())
+    every = corpora_of(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
     words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
     manifests, held = list[Manifest](), dict[str, Corpus]()
     for number, name in enumerate(names):
         corpora = _held(held, every, [recipe.stages[name] for name in names[number:]])
-        heard = voices if recipe.stages[name].spoken else None
         parent = _standing(lake, recipe.model, name, replace=False) if repair else None
         followed = Parent(parent.contexts, _samples(parent, lake)) if parent else None
         planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
+        heard = voices if recipe.stages[name].spoken or any(ask.spoken for ask in planned.asks) else None
         fresh = _manifest(recipe, name, snapshot, planned, prompts, heard, {})
         if parent:
             fresh = _following(parent, fresh, planned, f"{lake.url}/{stage_path(recipe.model, name)}")

@@ -18,6 +18,7 @@ from tarsia.pipelines.speak import Speech, Voiced
 from tarsia.pipelines.takedown import Takedown
 from tarsia.pipelines.told import Share, Spoken
 from tarsia.schemas.manifest import Ask, Count, Manifest, Packed
+from tarsia.schemas.sample import MADE
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -149,7 +150,7 @@ def spoken(speech: Speech) -> str:
     """Questions asked to be spoken, and what came of them; then what the voices did."""
     if not speech.questions:
         return "no stage of this recipe asks for speech"
-    lines = [_questions(speech.questions)]
+    lines = [_questions(speech.questions), *_made(speech.questions)]
     if speech.voices:
         lines += ["", _voices(speech.voices)]
     lines += [
@@ -185,6 +186,21 @@ def _questions(reports: Sequence[Spoken]) -> str:
     return table(head, [*rows, ("", "all", "", *totals)])
 
 
+def _made(reports: Sequence[Spoken]) -> list[str]:
+    """Asked and made of noise and text-to-speech that had no sound, in samples and in hours."""
+    rows: list[Sequence[Any]] = []
+    for one in reports:
+        if one.kind not in MADE:
+            continue
+        for name, part in one.languages.items() if len(one.languages) > 1 else ():
+            rows.append((one.stage, one.kind.value, one.corpus, name, "", part.spoken, "", part.seconds / 3600))
+        tongue = "all" if len(one.languages) > 1 else next(iter(one.languages), "-")
+        asked = "-" if one.asked_seconds is None else one.asked_seconds / 3600
+        rows.append((one.stage, one.kind.value, one.corpus, tongue, one.asked, one.spoken, asked, one.seconds / 3600))
+    head = ("stage", "kind", "corpus", "lang", "samples asked", "made", "hours asked", "hours made")
+    return ["", table(head, rows)] if rows else []
+
+
 def _counts(one: Spoken | Share) -> tuple[int, int]:
     return one.speakable, one.spoken
 
@@ -198,7 +214,8 @@ def estimated(sums: Estimate) -> str:
     total = [sum(values) for values in zip(*(row[1:] for row in rows), strict=True)]
     head = ("voice", "texts", "characters", "hours of speech", "hours of a server", "GB")
     said = f"upper bounds; {sums.real_time_factor:g} s of work for each second of speech; GB of clips and sidecars"
-    return "\n".join([_questions(sums.questions), "", table(head, [*rows, ("all", *total)]), said])
+    figures = [_questions(sums.questions), *_made(sums.questions)]
+    return "\n".join([*figures, "", table(head, [*rows, ("all", *total)]), said])
 
 
 def _voices(voices: Sequence[Voiced]) -> str:
@@ -238,7 +255,7 @@ def _notes(manifest: Manifest) -> Iterator[str]:
     for number, take in enumerate(manifest.stage.takes):
         asks, unit = [ask for ask in manifest.asks if ask.take == number], take.amount.unit
         there = {
-            "h": sum(ask.available_seconds for ask in asks) / 3600,
+            "h": max(sum(ask.available_seconds for ask in asks), _made_seconds(manifest, number)) / 3600,
             "samples": sum(ask.available for ask in asks),
             "questions": sum(ask.available_questions or 0 for ask in asks),
             "tokens": sum(ask.available_tokens or 0 for ask in asks),
@@ -264,6 +281,12 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         yield f"the cap of {pack.samples:,} samples a batch sets the number of batches, not the seconds"
     if manifest.binding == "units" and pack:
         yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
+
+
+def _made_seconds(manifest: Manifest, take: int) -> float:
+    """Seconds that a take selected, where voices made some of them."""
+    mine = [(count, ask) for count in manifest.counts if (ask := manifest.ask_of(count)) and ask.take == take]
+    return sum(count.selected_seconds for count, _ in mine) if any(ask.spoken for _, ask in mine) else 0.0
 
 
 def _sums(counts: Iterable[Count], *names: str) -> list[int]:
@@ -319,6 +342,8 @@ def audited_runs(result: RunAudit) -> str:
 
 
 def _asked(ask: Ask) -> str:
+    if ask.seconds is not None and ask.spoken:
+        return f"{ask.seconds / 3600:.3f}h to be made of {ask.amount}"
     if ask.seconds is not None:
         return f"{ask.amount} of {ask.available_seconds / 3600:.3f}h"
     counted = ask.available_questions if ask.questions is not None else ask.available_tokens

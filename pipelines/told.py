@@ -20,15 +20,20 @@ from tarsia.manifests.select import Rows, heard, walk
 from tarsia.pipelines.sidecars import Decisions
 from tarsia.schemas.errors import BadVoices
 from tarsia.schemas.model import Model
+from tarsia.schemas.sample import Kind
 from tarsia.schemas.shard import Shard
 from tarsia.schemas.voice import VERDICTS, Part, clip_name
 
 UNDECIDED, ACCEPTED = -2, -1  # else the number of a reason
+LONGEST = 25.0  # s of speech that VITA-1.5's decoder can learn: 1,000 codes
+USUAL = 4.0  # s of a clip, before any is made
 _MANY = 1 << 16  # names that are made at one go
 
 
 class Share(Model):
     """Questions of one language."""
+
+    seconds: float = 0.0  # of what was made because it had no sound
 
     selected: int
     speakable: int
@@ -39,10 +44,16 @@ class Share(Model):
 
 
 class Spoken(Model):
-    """What speaking came to, for one stage and corpus. All are questions."""
+    """What speaking came to, for one stage and corpus. Counts are questions; seconds, of noise and text-to-speech only.
+
+    Where hours are asked, `asked` is as many samples as these take, as far as that is known.
+    """
 
     stage: str
     corpus: str
+    kind: Kind
+    asked_seconds: float | None = None
+    seconds: float = 0.0
     selected: int
     asked: int
     speakable: int
@@ -62,6 +73,8 @@ class Told:
         self._pool = pool
         asked = questions_of(corpus)
         self.first, self.speakable, self._sidecar = asked.first, asked.speakable, asked.sidecar
+        self.unsaid = corpus.unsaid
+        self.samples16 = asked.samples16 if self.unsaid.any() else None  # of accepted clips, where they count
         self.code = np.full(len(self.speakable), UNDECIDED, np.int16)
         self.reasons: list[str] = []
         self._row = np.full(len(self.speakable), -1, np.int32)  # of the book, where it is known
@@ -155,9 +168,22 @@ class Told:
         self.code[at] = ACCEPTED
         for reason in reasons.unique().drop_null().to_pylist():
             self.code[at[_is(reasons, reason)]] = self._number(reason)
+        if self.samples16 is not None:
+            self.samples16[at] = book.table["samples16"].take(pa.array(rows)).fill_null(0).to_numpy()
+            if self.corpus.state.corpus.kind is Kind.TTS:
+                self.code[at[(self.code[at] == ACCEPTED) & (self.samples16[at] > LONGEST * 16_000)]] = self._number(
+                    "long"
+                )
         self._row[at] = rows
         self._dirty[self.owners(at)] = True
         return len(at)
+
+    def lasting(self, at: Rows) -> npt.NDArray[np.float64]:
+        """Seconds of the clips of questions, 0 where there is none or where they do not count."""
+        if self.samples16 is None:
+            return np.zeros(len(at))
+        made = (self.code[at] == ACCEPTED) & self.unsaid[self.owners(at)]
+        return np.asarray(np.where(made, self.samples16[at], 0) / 16_000)
 
     def orders(self, at: Rows) -> pa.Table:
         """What is to be said for named questions (ORDERS)."""
@@ -221,7 +247,6 @@ class Walk:
         order = walk(rows, corpus.draws, corpus.questions)
         at = told.first[order.rows] + order.turns
         self.at = at[told.speakable[at]]
-        self.selected = len(at)
         self._rows = rows
 
     def due(self) -> Rows:
@@ -232,43 +257,100 @@ class Walk:
         due: Rows = self.at[:end][codes[:end] == UNDECIDED]
         return due
 
+    def expected(self) -> Rows:
+        """The same: what will be refused nobody knows."""
+        return self.due()
+
     def report(self, pending: dict[str, str]) -> Spoken:
         """What it came to, and what it still waits for."""
-        told, due = self.told, self.due()
-        codes = told.code[self.at]
+        codes = self.told.code[self.at]
         chosen = self.at[heard(codes == ACCEPTED, codes == UNDECIDED, self.quota)[0]]
-        named = due[np.isin(due, told.named)]
-        waiting = [
-            (at, pending[clip])
-            for at, clip in zip(named, told.clips(named).to_pylist(), strict=True)
-            if clip in pending
-        ]
-        refused = Counter(told.reasons[code] for code in codes[codes >= 0].tolist())
-        questions = told.corpus.questions[self._rows].astype(np.int64)
-        every = {
-            "selected": np.repeat(self._rows, questions),
-            "speakable": told.owners(self.at),
-            "spoken": told.owners(chosen),
-            "refused": told.owners(self.at[codes >= 0]),
-            "missing": told.owners(due),
-            "pending": told.owners(np.array([at for at, _ in waiting], np.int64)),
-        }
-        counts = {name: Counter(_counted(told.languages(rows))) for name, rows in every.items()}
-        return Spoken(
-            stage=self.stage,
-            corpus=told.corpus.state.corpus.name,
-            selected=self.selected,
-            asked=self.quota,
-            speakable=len(self.at),
-            spoken=len(chosen),
-            refused=dict(sorted(refused.items())),
-            missing=len(due),
-            pending=dict(sorted(Counter(code for _, code in waiting).items())),
-            languages={
-                language: Share(**{name: count[language] for name, count in counts.items()})
-                for language in sorted(counts["selected"])
-            },
-        )
+        return _report(self.stage, self.told, self._rows, self.at, chosen, self.due(), self.quota, pending)
+
+
+class Reach:
+    """One stage's way along the arc of one corpus until its samples last as long as is asked.
+
+    No clip lasts longer than LONGEST, so that what is asked for next is needed whatever comes of it: nothing is spoken
+    that no stage hears, and the samples are the fewest that reach the seconds, in whatever steps they were spoken.
+    """
+
+    def __init__(self, stage: str, told: Told, seconds: float, rows: Rows) -> None:
+        self.stage, self.told, self._seconds = stage, told, seconds
+        self._rows, self._at = rows, told.first[rows]
+        self._stored, self._unsaid = told.corpus.seconds[rows], (told.unsaid & told.corpus.stands)[rows]
+
+    def due(self, each: float = LONGEST) -> Rows:
+        """The samples to decide next: if each of them lasts `each` seconds, what is asked is reached with them."""
+        end, open_ = self._end(each), self._open
+        due: Rows = self._at[:end][open_[:end]]
+        return due
+
+    def expected(self) -> Rows:
+        """The samples that will probably have to be decided, if they last as long as those before them."""
+        made = self.told.lasting(self._at)
+        return self.due(float(made[made > 0].mean()) if made.any() else USUAL)
+
+    @property
+    def _open(self) -> Bools:
+        return np.asarray(self._unsaid & (self.told.code[self._at] == UNDECIDED))
+
+    def _end(self, each: float) -> int:
+        reached = np.cumsum(self._stored + self.told.lasting(self._at) + np.where(self._open, each, 0.0))
+        return min(int(np.searchsorted(reached, self._seconds)) + 1, len(reached)) if self._seconds > 0 else 0
+
+    def report(self, pending: dict[str, str]) -> Spoken:
+        """What it came to, and what it still waits for."""
+        end = self._end(LONGEST)
+        rows = self._rows[:end]
+        at = self._at[:end][self._unsaid[:end]]
+        chosen = at[self.told.code[at] == ACCEPTED]
+        said = _report(self.stage, self.told, rows, at, chosen, self.due(), len(at), pending)
+        return said.model_copy(update={"asked_seconds": self._seconds})
+
+
+def _report(
+    stage: str, told: Told, selected: Rows, walked: Rows, chosen: Rows, due: Rows, quota: int, pending: dict[str, str]
+) -> Spoken:
+    """What is decided of walked questions of selected rows; `chosen` are heard, `due` still to be decided."""
+    codes = told.code[walked]
+    named = due[np.isin(due, told.named)]
+    waiting = [
+        (at, pending[clip]) for at, clip in zip(named, told.clips(named).to_pylist(), strict=True) if clip in pending
+    ]
+    refused = Counter(told.reasons[code] for code in codes[codes >= 0].tolist())
+    questions = told.corpus.questions[selected].astype(np.int64)
+    every = {
+        "selected": np.repeat(selected, questions),
+        "speakable": told.owners(walked),
+        "spoken": told.owners(chosen),
+        "refused": told.owners(walked[codes >= 0]),
+        "missing": told.owners(due),
+        "pending": told.owners(np.array([at for at, _ in waiting], np.int64)),
+    }
+    counts = {name: Counter(_counted(told.languages(rows))) for name, rows in every.items()}
+    lasting = told.lasting(chosen)
+    spoken_in = np.array(told.languages(every["spoken"]).to_pylist())
+    return Spoken(
+        stage=stage,
+        corpus=told.corpus.state.corpus.name,
+        kind=told.corpus.state.corpus.kind,
+        seconds=round(float(lasting.sum()), 6),
+        selected=int(questions.sum()),
+        asked=quota,
+        speakable=len(walked),
+        spoken=len(chosen),
+        refused=dict(sorted(refused.items())),
+        missing=len(due),
+        pending=dict(sorted(Counter(code for _, code in waiting).items())),
+        languages={
+            language: Share(
+                seconds=round(float(lasting[spoken_in == language].sum()), 6),
+                **{name: count[language] for name, count in counts.items()},
+            )
+            for language in sorted(counts["selected"])
+        },
+    )
 
 
 def _is(values: pa.Array, value: str) -> Bools:

@@ -6,7 +6,7 @@ corpora:
     kind: caption           # caption | qa | asr | tts | noise
     language: en            # en | zh | zh+en (then told per sample by its script)
     licence: CC BY 2.0
-    root: raw/coco          # a folder or s3:// address; relative to the catalog
+    root: raw/coco          # a folder or s3:// address, relative to the catalog; or of: [chats], what it is made of
     files: annotations/*.json
     media: train2017        # where media paths of the records start, relative to the root
     strip: /home/me/data/   # what stands before media paths in the records and leads nowhere here
@@ -153,6 +153,7 @@ class Corpus(Model):
     language: Literal["en", "zh", "zh+en"]
     licence: str
     root: str
+    of: tuple[str, ...] = ()  # corpora of the lake that it is made of, instead of a root
     files: tuple[str, ...] = ()
     media: str = ""
     strip: str = ""
@@ -165,10 +166,23 @@ class Corpus(Model):
     videos: Videos = Videos()
     dedup: Literal["exact", "near"] | None = None
 
-    @field_validator("files", mode="before")
+    @field_validator("files", "of", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rootless(cls, entry: Any) -> Any:
+        return {"root": "", **entry} if isinstance(entry, dict) and entry.get("of") else entry
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "Corpus":
+        if not self.root and not self.of:
+            raise ValueError("root: a folder or an address; or 'of', where it is made of other corpora")
+        if self.of and (self.files or self.media or self.strip):
+            raise ValueError("of: what is made of other corpora has no files and no media of its own")
+        return self
 
     @field_validator("template", mode="before")
     @classmethod

@@ -52,6 +52,10 @@ class BadVoices(UserError):
     """The voices cannot be used as they are."""
 
 
+class BadCodes(UserError):
+    """What is given for codes of a codec is none."""
+
+
 class UnknownName(UserError):
     """Something was named that does not exist; the message lists what does."""
 

@@ -6,6 +6,7 @@
       excluded/<set>/…  duplicates/…
       speech/<pool>/<corpus>/<leaf>-<digest8>.tar .parquet
       clips/<pool>/…  verdicts/<pool>/00000001.parquet  voices/<pool>/…
+      codec/<codec>/<corpus>/…   what a codec made of speech
       spoken/<rules>/<corpus>/…  what questions become when they are said; a cache
       tombstones/corpora/<corpus>/…  tombstones/media/…  tombstones/receipts/00000001.json
       commits/…                  one record a finished task: resume = plan minus commits
@@ -16,6 +17,8 @@ A reader opens the highest snapshot and then only what it lists; whatever else l
 """
 
 from collections.abc import Callable
+
+from pydantic import Field
 
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.identity import digest_of
@@ -88,6 +91,14 @@ class SpeechState(Model):
     shards: tuple[Shard, ...] = ()
 
 
+class CodesState(Model):
+    """What one codec has made of the speech of one corpus; each shard is one table."""
+
+    codec: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    corpus: str
+    shards: tuple[Shard, ...] = ()
+
+
 class Snapshot(Model):
     """The lake at one moment."""
 
@@ -96,6 +107,7 @@ class Snapshot(Model):
     order: int = ORDER
     corpora: tuple[CorpusState, ...] = ()
     speech: tuple[SpeechState, ...] = ()
+    codes: tuple[CodesState, ...] = ()
     excluded: tuple[ExcludedSet, ...] = ()
     repeats: tuple[Repeats, ...] = ()  # of the corpora that have any
     duplicates: Stored | None = None  # the list of them
@@ -107,6 +119,10 @@ class Snapshot(Model):
     def sidecars(self, pool: str, corpus: str) -> SpeechState | None:
         """The sidecars of one corpus, or None."""
         return next((state for state in self.speech if (state.pool, state.corpus) == (pool, corpus)), None)
+
+    def coded(self, codec: str, corpus: str) -> CodesState | None:
+        """What a codec has made of one corpus, or None."""
+        return next((state for state in self.codes if (state.codec, state.corpus) == (codec, corpus)), None)
 
     def part(self, wants: Callable[[Corpus], bool], pool: str | None) -> "Snapshot":
         """What a stage sees of the lake: the corpora that it wants, and the speech of its pool."""

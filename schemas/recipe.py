@@ -31,7 +31,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_serialize
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.model import Model
-from tarsia.schemas.sample import PLACEHOLDER, Kind
+from tarsia.schemas.sample import MADE, PLACEHOLDER, Kind
 
 DIGITS = 12  # decimals of an amount, at most
 _DECIMAL = rf"\d+(?:\.\d{{1,{DIGITS}}})?"
@@ -301,6 +301,11 @@ class Stage(Model):
         if isinstance(self.take, dict):
             return tuple(Take(kind=kind, amount=amount) for kind, amount in sorted(self.take.items()))
         return self.take
+
+    @property
+    def listens(self) -> bool:
+        """Whether voices may have to speak for it: half of its questions, or samples that are to be made."""
+        return self.spoken is not None or any(take.kind in MADE for take in self.takes)
 
     def wants(self, corpus: Corpus) -> bool:
         """Whether any take may admit samples of a corpus."""

@@ -24,6 +24,17 @@ class Kind(StrEnum):
     NOISE = "noise"  # speech that is not addressed to the model
 
 
+MADE = (Kind.TTS, Kind.NOISE)  # kinds that are speech; voices make what a corpus of them has no sound of
+
+
+def unsaid(kind: Kind, modality: str) -> bool:
+    """Whether a sample is words alone and its kind is speech: it trains nothing until a voice has said it.
+
+    Of noise the voice says the question, of text-to-speech it makes the sound that is the answer.
+    """
+    return kind in MADE and modality == "text"
+
+
 IMAGE, VIDEO, AUDIO = "<image>", "<video>", "<audio>"
 PLACEHOLDER = re.compile("<(?:image|video|audio)>")
 

@@ -177,6 +177,18 @@ SPEECH = pa.schema(
 )
 
 
+#: What a codec made of one sample's speech (`builders/codes.py`).
+CODES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("codes", pa.list_(pa.uint16())),  # 40 a second, of 1,024
+        ("style", pa.list_(pa.uint16())),  # of the whole utterance: the codec's global tokens
+        ("samples", pa.int64()),  # at 24 kHz; a code stands for 600
+        ("sound", pa.string()),  # digest of the stored audio, or name of the clip
+    ]
+)
+
+
 class Leaf(NamedTuple):
     """An interval of the circle and the rows that fall into it: `rows = draws[begin:end]` of the sorted draws."""
 

@@ -32,6 +32,7 @@ def test_a_catalog_says_what_it_says(page, tmp_path):
         "language": "en",
         "licence": "CC0",
         "root": str(tmp_path / "raw"),
+        "of": [],
         "files": [],
         "media": "",
         "strip": "",

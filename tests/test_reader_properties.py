@@ -23,6 +23,8 @@ SOUND = [
     *(("qa", *item) for item in test_readers_more.SOUND.items()),
     *(("caption", *item) for item in test_readers_containers.SOUND.items()),
     *(("asr", *item) for item in test_readers_speech.SOUND.items()),
+    ("tts", "sentences", {"text": "The sea was calm at noon,"}),
+    ("noise", "answers", {"answers": ["The sea was calm at noon. It rained later."]}),
 ]
 every_sound_record = pytest.mark.parametrize(("kind", "format_", "record"), SOUND, ids=lambda value: str(value)[:12])
 

@@ -386,7 +386,7 @@ def test_a_voice_that_stands_out_is_named():
     )
 
 
-SPOKEN = Spoken(stage="s", corpus="c", selected=2, asked=1, speakable=2, spoken=1, refused={}, languages={})
+SPOKEN = Spoken(stage="s", corpus="c", kind="qa", selected=2, asked=1, speakable=2, spoken=1, refused={}, languages={})
 
 
 def test_two_voices_share_the_questions_by_their_shares(town):

@@ -64,7 +64,8 @@ def part(*turns, key="a", kind=Kind.QA, images=(), audios=(), videos=(), heard=N
         key=key, corpus="c", id=key, kind=kind, language="en", conversations=tuple(said), images=tuple(pictures_of),
         audios=tuple(sounds), videos=tuple(films),
     )  # fmt: skip
-    return made(Streamed, sample=sample, tokens=0, media=media, heard=heard or {}, questions=0, microseconds=0)
+    figures = {"tokens": 0, "questions": 0, "microseconds": 0}
+    return made(Streamed, sample=sample, media=media, heard=heard or {}, words={}, **figures)
 
 
 def made(kind, **known):
@@ -78,7 +79,7 @@ def counted(one, rule=SETTINGS):
     for turn in one.sample.conversations:
         question += turn.speaker == "human"
         state = "☜" if turn.speaker == "gpt" else ""
-        total += turn_tokens(QWEN, turn, spoken=turn.speaker == "human" and question in one.heard, state=state)
+        total += turn_tokens(QWEN, turn, spoken=turn.speaker == "human" and question in one.asked, state=state)
     total += sum(256 * tiles(image.width, image.height, most=rule.tiles, thumbnail=True) for image in one.sample.images)
     for film in one.sample.videos:
         total += 256 * len(frame_positions(film.length, film.fps, rate=1, least=4, most=16))

@@ -1,0 +1,111 @@
+"""Codes of a codec beside the lake's speech: checked against the sounds, found by key, never those of another sound."""
+
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+from lakes import fill, plan, recipe
+
+from tarsia.builders.codes import Coded, Codes, put_codes, sounds_of
+from tarsia.manifests.collate import Decoder
+from tarsia.manifests.stream import Stream
+from tarsia.manifests.utterances import Pairs
+from tarsia.schemas.errors import BadCodes, NotThere
+
+SECONDS = [0.9, 1.7, 1.2]
+
+
+def recorded(town, seconds):
+    (town / "LJ/wavs").mkdir(parents=True, exist_ok=True)
+    for number, length in enumerate(seconds):
+        wave = (9000 * np.sin(np.arange(round(length * 22_050)) / (8 + number))).astype(np.int16)
+        soundfile.write(town / f"LJ/wavs/L{number}.wav", wave, 22_050)
+    (town / "LJ/metadata.csv").write_text("".join(f"L{n}|raw|It was calm on day {n}.\n" for n in range(len(seconds))))
+    corpora = {
+        "voices": ({"format": "ljspeech", "kind": "tts", "root": "LJ"}, None),
+        "talk": [{"id": "1", "instruction": "Who?", "output": "He."}],
+    }
+    return fill(town, corpora)
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return recorded(tmp_path, SECONDS)
+
+
+def coded(lake, step=1):
+    return [
+        Coded(key, (np.arange(-(-samples // 600)) * step + number) % 1024, [7, 9], samples, sound)
+        for number, (key, sounds) in enumerate(sorted(sounds_of(lake, "voices").items()))
+        for sound, samples in sounds.items()
+    ]
+
+
+def test_codes_are_found_by_key_and_given_to_the_decoders(lake):
+    rows = coded(lake)
+    state = put_codes(lake, "ticodec", "voices", reversed(rows))
+    assert [stored.path.rpartition("-")[0] for shard in state.shards for stored in shard.objects] == [
+        "codec/ticodec/voices/b"
+    ]
+    plan(lake, recipe({"tts": {"take": {"tts": "100%"}, "pack": False}}))
+    codes = pickle.loads(pickle.dumps(Codes(lake.url, "ticodec")))
+    stream = Stream(lake.url, "small/tts", batch=3)
+    (batch,) = list(Decoder(stream.manifest.context, Pairs(codes))(stream))
+    given = {one.key: np.asarray(one.codes).tolist() for one in rows}
+    for (key,), row, size in zip(batch.keys, batch["y"], batch["y_lens"], strict=True):
+        assert row[:size].tolist() == given[key]
+    assert sorted(batch["y_lens"].tolist()) == sorted(round(seconds * 40) for seconds in SECONDS)
+    assert codes.row(rows[0].key)["style"] == [7, 9]
+
+
+def test_codes_come_in_steps_and_the_lake_is_as_if_they_had_come_at_once(lake):
+    rows = coded(lake)
+    put_codes(lake, "ticodec", "voices", coded(lake, step=3)[:2])
+    state = put_codes(lake, "ticodec", "voices", rows)
+    number = lake.snapshot().number
+    assert put_codes(lake, "ticodec", "voices", rows[:1]) == state
+    assert lake.snapshot().number == number
+    assert lake.snapshot().digest == recorded_digest(lake)
+
+
+def recorded_digest(lake):
+    return lake.snapshot().model_copy(update={"codes": ()}).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sound": "0" * 32}, "the lake has no such sound of it as 0000"),
+        ({"samples": 600}, "600 samples, its sound has 21600 at 24 kHz"),
+        ({"codes": [1, 2, 3]}, "3 codes, 36 are due, one for every 600 samples"),
+        ({"codes": [1024] * 36}, "codes are whole numbers from 0 to 1023"),
+        ({"codes": [-1] * 36}, "codes are whole numbers from 0 to 1023"),
+        ({"codes": [0.5] * 36}, "codes are whole numbers from 0 to 1023"),
+        ({"style": [70_000]}, "style is a row of whole numbers"),
+        ({"key": "f" * 32}, "the lake has no such sound"),
+    ],
+)
+def test_what_is_no_code_of_a_sound_is_refused(lake, change, message):
+    row = next(one for one in coded(lake) if one.samples == 21_600)
+    with pytest.raises(BadCodes, match=message):
+        put_codes(lake, "ticodec", "voices", [row._replace(**change)])
+    assert lake.snapshot().codes == ()
+
+
+def test_only_corpora_that_are_spoken_have_codes(lake):
+    with pytest.raises(BadCodes, match="no corpus 'talk' of kind tts"):
+        put_codes(lake, "ticodec", "talk", [])
+    with pytest.raises(NotThere, match="no codes of 'other'; there are codes of: none"):
+        Codes(lake.url, "other")
+
+
+def test_an_edited_recording_never_meets_its_old_codes(lake, tmp_path):
+    put_codes(lake, "ticodec", "voices", coded(lake))
+    edited = recorded(tmp_path, [0.9, 1.1, 1.2])
+    codes = Codes(edited.url, "ticodec")
+    found = [codes.row(key) is not None for key in sounds_of(edited, "voices")]
+    assert sorted(found) == [False, True, True]
+    lost = next(key for key in sounds_of(edited, "voices") if codes.row(key) is None)
+    with pytest.raises(NotThere, match="has no codes of 'ticodec'"):
+        codes(lost, 0)
