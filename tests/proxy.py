@@ -22,21 +22,37 @@ class Proxy:
     def __init__(self, target):
         self.target, self.latency = target, 0.0
         self.faults, self.always, self.gets = [], None, 0
+        self.open, self.tasks = set(), set()
 
     @contextmanager
     def running(self):
         loop = asyncio.new_event_loop()
-        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20))
+        server = loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 20))
         self.port = server.sockets[0].getsockname()[1]
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
         try:
             yield self
         finally:
-            asyncio.run_coroutine_threadsafe(_ended(server), loop).result()
+            asyncio.run_coroutine_threadsafe(self._end(server), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+    def _accept(self, reader, writer):
+        """Notes the connection before any task runs: a task that is cancelled before its first step closes nothing."""
+        self.open.add(writer)
+        self.tasks.add(asyncio.get_running_loop().create_task(self._serve(reader, writer)))
+
+    async def _end(self, server):
+        server.close()
+        await asyncio.sleep(0.01)  # what was accepted a moment ago has come to `_accept`
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for writer in self.open:
+            writer.close()
+        await asyncio.sleep(0.01)  # the transports' own last callbacks
 
     async def _serve(self, reader, writer):
         with suppress(OSError, asyncio.CancelledError):  # the client went away, or the test is over
@@ -44,21 +60,20 @@ class Proxy:
 
     async def _forward(self, reader, writer):
         above, up = await asyncio.open_connection("127.0.0.1", self.target, limit=1 << 20)
+        self.open.add(up)
         fault = {"now": None}
         tasks = [
             asyncio.create_task(self._up(reader, up, writer, fault)),
             asyncio.create_task(self._down(above, writer, fault)),
         ]
-        with suppress(OSError, asyncio.CancelledError):
+        try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        for one in (up, writer):
-            one.close()
-        for one in (up, writer):
-            with suppress(OSError):
-                await one.wait_closed()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for one in (up, writer):
+                one.close()
 
     async def _up(self, reader, up, writer, fault):
         while data := await reader.read(1 << 16):
@@ -103,10 +118,3 @@ def _reset(writer):
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
-
-async def _ended(server):
-    server.close()
-    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
