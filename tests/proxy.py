@@ -117,4 +117,3 @@ def _reset(writer):
     """Closes so that the other side sees a reset, not an end."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
