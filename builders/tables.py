@@ -42,14 +42,14 @@ def put_table(store: Store, path: str, table: pa.Table) -> Stored:
 
 
 def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Stored:
-    """Stores many tables of one schema as `<path>-<digest8>.parquet`, never holding more of them than a row group."""
+    """Stores the rows of many tables as `put_table` would as one, never holding more of them than a row group."""
     state, size = blake3(), 0
     with store.spool() as file:
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
             held = schema.empty_table()
             for table in tables:
                 held = pa.concat_tables([held, table])
-                while len(held) >= ROWS:
+                while len(held) > ROWS:
                     writer.write_table(held.slice(0, ROWS))
                     held = held.slice(ROWS)
             writer.write_table(held.combine_chunks())

@@ -16,7 +16,7 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table, put_table, read_parquet
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.sample import Sample
-from tarsia.schemas.shard import FORBIDDEN, TOMBSTONES, Stored
+from tarsia.schemas.shard import FORBIDDEN, TOMBSTONES, Stored, lies_in
 
 _MEDIA = "tombstones/media"
 
@@ -29,7 +29,7 @@ def read_tombstones(store: Store, corpus: str) -> pa.Table:
 def tombstone_within(store: Store, gone: Stored | None, leaf: str) -> list[dict[str, Any]]:
     """The tombstones of samples whose draws lie in a leaf, in the order of keys."""
     rows = get_table(store, gone).to_pylist() if gone else []
-    return [row for row in rows if row["sample"] and f"{row['draw']:064b}".startswith(leaf[1:])]
+    return [row for row in rows if row["sample"] and lies_in(row["draw"], leaf)]
 
 
 def put_tombstones(store: Store, corpus: str, rows: pa.Table) -> Stored | None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from tarsia.builders.lake import Lake
+from tarsia.builders.storage import Store
 from tarsia.schemas.lake import Snapshot
 
 
@@ -23,6 +24,12 @@ def paths_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for one in value:
             yield from paths_in(one)
+
+
+def clear(store: Store, folder: str) -> None:
+    """Removes all below a folder."""
+    for entry in sorted(store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
+        store.delete(entry.path)
 
 
 def forget(lake: Lake, snapshot: Snapshot, corpora: Iterable[str]) -> None:

@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 from tarsia.builders.shards import TarWriter, members, publish
 from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
-from tarsia.builders.tables import get_table, get_tables, put_table, put_tables, read_parquet, to_parquet
+from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
 from tarsia.builders.tombstones import standing_for
 from tarsia.pipelines.ingest import shard_of
+from tarsia.pipelines.sidecars import put_sidecar
 from tarsia.schemas.corpus import CAP, Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT, CorpusState, Snapshot, SpeechState
-from tarsia.schemas.shard import CONTENTS, INDEX, ORIGINS, QUARANTINE, SPEECH, TEXT, Shard, Stored, leaves
+from tarsia.schemas.shard import CONTENTS, INDEX, ORIGINS, QUARANTINE, SPEECH, TEXT, Shard, Stored, leaves, lies_in
 from tarsia.schemas.voice import VERDICTS
 
 
@@ -81,14 +82,11 @@ class EraseSpeech:
             for shard in self.shards:
                 with store.open(shard.tar.path) as old:
                     for row in get_table(store, shard.index).to_pylist():
-                        if row["key"] not in gone and _is_in(row["draw"], self.leaf):
+                        if row["key"] not in gone and lies_in(row["draw"], self.leaf):
                             where = _copied(row, old, tar, shard.tar.path)
                             index.append({**row, **{name: where[name] for name in ("offset", "length", "checksum")}})
             path = f"speech/{self.pool}/{self.corpus}/{self.leaf}"
-            tables = [(".parquet", pa.Table.from_pylist(index, SPEECH))]
-            objects = publish(store, path, file, tar.close(), tar.bytes, tables)
-        questions = sum(len(row["clips"]) for row in index)
-        return Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects).model_dump(mode="json")
+            return put_sidecar(store, path, file, tar, index).model_dump(mode="json")
 
 
 def _copied(row: dict[str, Any], old: Any, tar: TarWriter, path: str) -> dict[str, Any]:
@@ -98,15 +96,11 @@ def _copied(row: dict[str, Any], old: Any, tar: TarWriter, path: str) -> dict[st
     return {**where._asdict(), "members": [member._asdict() for member in where.members]}
 
 
-def _is_in(draw: int, leaf: str) -> bool:
-    return f"{draw:064b}".startswith(leaf[1:])
-
-
 def shard_tasks(lake: str, state: CorpusState, keys: Sequence[str], gone: Stored) -> list[Erase]:
     """One task for each leaf that holds one of the samples."""
     tasks = []
     for shard in state.shards:
-        mine = sorted(key for key in keys if _is_in(int(key[:16], 16), shard.leaf))
+        mine = sorted(key for key in keys if lies_in(int(key[:16], 16), shard.leaf))
         if mine:
             inputs = digest_of([FORMAT, state.corpus.of_media(), shard.tar.digest, shard.index.digest, mine])[:16]
             record = f"commits/corpora/{state.corpus.name}/{shard.leaf}-{inputs}.json"
@@ -146,8 +140,7 @@ def without(store: Store, stored: Stored, schema: pa.Schema, keys: pa.Array, pat
     kept = table.filter(pc.invert(pc.is_in(table["key"], value_set=keys)))
     if len(kept) == len(table):
         return stored
-    put = put_tables if schema is CONTENTS else None
-    return put(store, path, [kept.cast(schema)], schema) if put else put_table(store, path, kept.cast(schema))
+    return put_table(store, path, kept.cast(schema))
 
 
 def origins_without(store: Store, state: CorpusState, keys: pa.Array) -> tuple[Stored, ...]:

@@ -7,7 +7,7 @@ bytes.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 from tarsia.builders.clips import read_clips
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
-from tarsia.builders.storage import open_store
+from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import as_schema, get_table, put_table, rows_digest
 from tarsia.manifests.decide import Bools, Corpus
 from tarsia.manifests.select import Rows
@@ -78,11 +78,16 @@ class Sidecar:
                 where = tar.add(who["key"], members)
                 index.append({**who, "clips": clips, "refused": refused, "offset": where.offset})
                 index[-1] |= {"length": where.length, "checksum": where.checksum}
-            table = pa.Table.from_pylist(index, SPEECH)
             path = f"speech/{self.pool}/{self.corpus}/{self.leaf}"
-            objects = publish(store, path, file, tar.close(), tar.bytes, [(".parquet", table)])
-        questions = sum(len(row["clips"]) for row in index)
-        return Shard(leaf=self.leaf, samples=len(index), questions=questions, objects=objects).model_dump(mode="json")
+            return put_sidecar(store, path, file, tar, index).model_dump(mode="json")
+
+
+def put_sidecar(store: Store, path: str, file: BinaryIO, tar: TarWriter, index: Sequence[Mapping[str, Any]]) -> Shard:
+    """Publishes a leaf of speech, `path`, whose samples are all in the tar; `index` are its rows of SPEECH."""
+    table = pa.Table.from_pylist(index, SPEECH)
+    objects = publish(store, path, file, tar.close(), tar.bytes, [(".parquet", table)])
+    questions = sum(len(row["clips"]) for row in index)
+    return Shard(leaf=path.rpartition("/")[2], samples=len(index), questions=questions, objects=objects)
 
 
 def _samples(decided: pa.Table) -> Iterator[list[dict[str, Any]]]:

@@ -24,7 +24,7 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table, get_tables
 from tarsia.builders.tombstones import put_forbidden, put_tombstones, read_forbidden, read_tombstones, tombstone
 from tarsia.builders.wanted import Wanted
-from tarsia.pipelines.commits import forget, paths_in
+from tarsia.pipelines.commits import clear, forget, paths_in
 from tarsia.pipelines.erase import (
     Segment,
     contents_without,
@@ -259,9 +259,9 @@ def _take_down(lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool
         old = [shard for shard in state.shards if shard.tar.path not in fresh]
         for path in phrases_of(store, state.corpus.name, old):
             store.delete(path)
-    for folder in (f"{top}/{name}" for name in buried for top in ("work", "looks")):
-        for entry in sorted(store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
-            store.delete(entry.path)
+    for name in buried:
+        clear(store, f"work/{name}")
+        clear(store, f"looks/{name}")
     lake.publish(lambda newest: _onto(newest, snapshot, changed))
     return receipt
 

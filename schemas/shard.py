@@ -216,6 +216,15 @@ def leaves(draws: Draws, cap: int) -> Iterator[Leaf]:
         pending += [Leaf(name + "1", split, end), Leaf(name + "0", begin, split)]
 
 
+def lies_in(draw: int, leaf: str) -> bool:
+    """Whether a draw falls into a leaf, by the leaf's name.
+
+    >>> lies_in(2**63, "b1"), lies_in(1, "b1"), lies_in(1, "b")
+    (True, False, True)
+    """
+    return f"{draw:064b}".startswith(leaf[1:])
+
+
 class Stored(Model):
     """One immutable object of the lake: its path below the lake, its size, its BLAKE3."""
 

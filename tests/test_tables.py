@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarsia.builders.storage import open_store
-from tarsia.builders.tables import get_table, get_tables, put_table, rows_digest, to_parquet
+from tarsia.builders.tables import ROWS, get_table, get_tables, put_table, put_tables, rows_digest, to_parquet
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.shard import INDEX, TEXT
 
@@ -131,3 +132,10 @@ def test_many_tables_are_one_and_none_is_an_empty_one(tmp_path):
     assert get_tables(store, stored, TEXT, ["key"]).to_pydict() == {"key": ["a", "b"]}
     empty = get_tables(store, [], INDEX, ["key", "draw"])
     assert (len(empty), empty.schema.names) == (0, ["key", "draw"])
+
+
+@pytest.mark.parametrize("count", [0, 1, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS])
+def test_tables_stored_one_after_another_are_the_bytes_of_all_at_once(tmp_path, count):
+    store, whole = open_store(str(tmp_path)), pa.table({"n": np.arange(count)})
+    pieces = [whole.slice(begin, 50_000) for begin in range(0, count, 50_000)]
+    assert put_tables(store, "t", pieces, whole.schema) == put_table(store, "t", whole)
