@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tarsia.pipelines.pool import Task, bounded, work
+from tarsia.pipelines.tasks import Task, bounded, work
 from tarsia.schemas.errors import MissingExtra, StorageFault, TarsiaError
 
 

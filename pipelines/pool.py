@@ -1,9 +1,5 @@
 """Where tasks run: in this process, in a local pool of processes, or on Ray; the very same tasks, the very same bytes.
 
-A task is a small frozen value that knows how to `run` and where its result is recorded. The record is created last and
-only once, so that *resume is plan minus records*: whoever runs the same plan again finds what is done and does the
-rest. Bytes of media never travel between processes: a task's arguments are paths, its result is a page of JSON.
-
 The local pool is the default, since a small job should not wait ten seconds for a cluster to start. A task that takes
 a minute loses at most that minute when its process is killed.
 """
@@ -23,26 +19,8 @@ import orjson
 
 from tarsia.builders.storage import open_store
 from tarsia.pipelines.progress import Progress
-from tarsia.schemas.errors import Corrupt, Exists, TarsiaError
-from tarsia.schemas.identity import canonical
-
-
-class Task(Protocol):
-    """One unit of work. Running it twice must do no harm."""
-
-    @property
-    def lake(self) -> str:
-        """The lake that the record is kept in."""
-
-    @property
-    def record(self) -> str:
-        """The path of the record, a function of everything that the result depends on.
-
-        Empty for work that leaves its own traces, as verdicts are: nothing else is recorded.
-        """
-
-    def run(self) -> Any:
-        """Does the work; the result is JSON."""
+from tarsia.pipelines.tasks import Task, bounded, work
+from tarsia.schemas.errors import TarsiaError
 
 
 class Pool(Protocol):
@@ -76,20 +54,6 @@ def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
     finally:
         progress.stop()
     return [results[task.record] for task in tasks]
-
-
-def work(task: Task) -> Any:
-    """Runs one task and records its result; a twin that was faster must have found the same."""
-    result = orjson.loads(canonical(task.run()))
-    if not task.record:
-        return result
-    store = open_store(task.lake)
-    try:
-        store.create(task.record, canonical(result))
-    except Exists:
-        if orjson.loads(store.read(task.record)) != result:
-            raise Corrupt(f"{task.record}: two runs of one task gave different results") from None
-    return result
 
 
 @contextmanager
@@ -175,16 +139,3 @@ def _end_with_parent() -> None:
 
 def _any_done(futures: Iterable[Future[Any]]) -> Iterable[Future[Any]]:
     return wait(futures, return_when=FIRST_COMPLETED).done
-
-
-def bounded(tasks: Iterable[Task], submit: Any, window: int, done: Any) -> Iterator[tuple[Any, Task]]:
-    """Keeps `window` tasks in flight; yields each ticket with its task once it is done."""
-    waiting: dict[Any, Task] = {}
-    for task in tasks:
-        waiting[submit(task)] = task
-        if len(waiting) >= window:
-            for ticket in done(list(waiting)):
-                yield ticket, waiting.pop(ticket)
-    while waiting:
-        for ticket in done(list(waiting)):
-            yield ticket, waiting.pop(ticket)

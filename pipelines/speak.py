@@ -33,9 +33,9 @@ from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
 from tarsia.pipelines.job import Job
 from tarsia.pipelines.pool import Pool as Workers
-from tarsia.pipelines.pool import Task
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.served import Converse, calibration_tasks, check_references, fields, lanes, served
+from tarsia.pipelines.tasks import Task
 from tarsia.pipelines.told import Spoken
 from tarsia.schemas.errors import BadVoices, Refused, TarsiaError
 from tarsia.schemas.model import Model

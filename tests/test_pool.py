@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tarsia.builders.storage import open_store
-from tarsia.pipelines.pool import bounded, finish, open_pool, work
+from tarsia.pipelines.pool import finish, open_pool
 from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.tasks import bounded, work
 from tarsia.schemas.errors import Corrupt, TarsiaError, UnknownName
 
 QUIET = Progress("test", "tasks", quiet=True)
