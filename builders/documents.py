@@ -63,7 +63,7 @@ def read_recipe(name: str) -> Recipe:
     known = {path.stem: path for path in (Path(__file__).parents[1] / "manifests" / "recipes").glob("*.yaml")}
     if not name.endswith((".yaml", ".yml")):
         if name not in known:
-            raise UnknownName("recipe", name, [*known, "or the path of a .yaml file"])
+            raise UnknownName("recipe", name, known, otherwise=", or the path of a .yaml file")
         return _model(Recipe, _page(known[name], BadRecipe), name, BadRecipe)
     recipe = _model(Recipe, _page(Path(name), BadRecipe), name, BadRecipe)
     if not recipe.context.tokenizer.endswith((".json", ".tiktoken")):
@@ -78,7 +78,7 @@ def read_voices(name: str) -> Pool:
     known = {path.stem: path for path in (Path(__file__).parent / "voices").glob("*.yaml")}
     if not name.endswith((".yaml", ".yml")):
         if name not in known:
-            raise UnknownName("pool of voices", name, [*known, "or the path of a .yaml file"])
+            raise UnknownName("pool of voices", name, known, otherwise=", or the path of a .yaml file")
         path = known[name]
     else:
         path = Path(name)

@@ -487,5 +487,7 @@ def _whole(data: bytes, length: int, where: str) -> bytes:
 
 def _first_line(error: BaseException) -> str:
     line = f"{error}".strip().partition("\n")[0].partition(": <?xml")[0] or type(error).__name__
+    if "169.254.169.254" in line:  # where a cloud's machine would ask for its own
+        return "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     refused = any(code in line for code in ("401 Unauthorized", "403 Forbidden"))
     return f"{line} (are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY right?)" if refused else line

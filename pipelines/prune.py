@@ -54,8 +54,12 @@ class _Planned(NamedTuple):
 def prune(
     lake: Lake, *, keep: int = 1, hours: float = HOURS, dry_run: bool = False, now: float | None = None
 ) -> Pruned:
-    """Deletes what nothing needs and is older than `hours`; `keep`: so many of the newest snapshots stay."""
+    """Deletes what nothing needs and is older than `hours`; `keep`: so many of the newest snapshots stay.
+
+    `NotThere` where there is no snapshot at all: what lies there is not known to be a lake's.
+    """
     store = lake.store
+    lake.snapshot()  # a folder that holds none may be anybody's
     snapshots = {number: lake.snapshot(number) for number in lake.numbers()}
     plans = list(_plans(store, snapshots))
     kept = sorted({*sorted(snapshots)[-keep:], *(one.snapshot for one in plans if one.snapshot)})

@@ -59,12 +59,12 @@ class BadCodes(UserError):
 class UnknownName(UserError):
     """Something was named that does not exist; the message lists what does."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str], where: str = "") -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], where: str = "", otherwise: str = "") -> None:
         names = sorted(known)
         near = get_close_matches(name, names, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         place = f"{where}: " if where else ""
-        super().__init__(f"{place}no {what} '{name}'{hint} Known: {', '.join(names) or 'none'}")
+        super().__init__(f"{place}no {what} '{name}'{hint} Known: {', '.join(names) or 'none'}{otherwise}")
 
 
 class MissingExtra(UserError):

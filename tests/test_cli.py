@@ -49,7 +49,9 @@ def test_help_answers_in_under_half_a_cpu_second():
     [
         (("ingest", "nowhere.yaml", "lake"), "no file nowhere.yaml"),
         (("plan", "empty-lake", "--recipe", "vita-1.5"), "holds no snapshot; fill it with: tarsia ingest"),
-        (("plan", "{lake}", "--recipe", "vita-1.6"), "no recipe 'vita-1.6'; did you mean 'vita-1.5'?"),
+        (("plan", "{lake}", "--recipe", "vita-1.6"), "no recipe 'vita-1.6'; did you mean 'vita-1.5'? Known: vita-1.0"),
+        (("plan", "{lake}", "--recipe", "notes.txt"), "vita-audio, or the path of a .yaml file"),
+        (("prune", "{folder}"), "holds no snapshot"),
         (("plan", "{lake}", "--recipe", "{folder}/small.yaml", "--stage", "2"), "no stage '2'. Known: 1"),
         (("stream", "{lake}", "--stage", "small/9"), "planned: small/1"),
         (("speak", "{lake}", "--recipe", "vita-1.5", "--voices", "nobody"), "no pool of voices 'nobody'"),

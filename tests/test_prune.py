@@ -12,6 +12,7 @@ from tarsia.pipelines.commits import paths_in
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
 from tarsia.pipelines.prune import prune
+from tarsia.schemas.errors import NotThere
 from tests.lakes import files, fill, plan, questions, recipe, tone, voice
 from tests.test_takedown import take
 
@@ -115,3 +116,12 @@ def test_the_finished_leaves_of_an_unfinished_ingest_stay(tmp_path, busy):
     prune(lake, hours=0)
     assert all(bool(lake.store.entry(shard.tar.path)) == busy for shard in kept)
     assert Lake(lake.url).snapshot().corpus("qa").samples == 8
+
+
+def test_a_folder_that_is_no_lake_loses_nothing(tmp_path):
+    mine = tmp_path / "corpora" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("ten years of work")
+    with pytest.raises(NotThere, match="holds no snapshot"):
+        prune(Lake(str(tmp_path)), hours=0)
+    assert mine.exists()

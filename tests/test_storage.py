@@ -1,6 +1,7 @@
 """One suite for folders and buckets: whoever uses a store must not see which it is."""
 
 import io
+import os
 import pickle
 import signal
 import subprocess
@@ -293,6 +294,15 @@ def test_wrong_credentials_are_one_clear_line(s3, monkeypatch):
         assert "403 Forbidden" in said
         assert said.endswith("(are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY right?)")
         assert "\n" not in said
+
+
+def test_a_machine_without_credentials_is_told_which_it_lacks(s3, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    refusing = os.environ["AWS_ENDPOINT_URL"]  # as the address does that gives a cloud's machines theirs
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"{refusing}/169.254.169.254")
+    with pytest.raises(StorageFault, match="no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        open_store(s3 + "/nobody").read("x")
 
 
 def test_an_endpoint_that_does_not_answer_is_a_fault(monkeypatch):
