@@ -18,7 +18,7 @@ from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import get_table, get_tables, put_table, put_tables, read_parquet, to_parquet
 from tarsia.builders.tombstones import standing_for
-from tarsia.pipelines.ingest import shard_of
+from tarsia.pipelines.build import shard_of
 from tarsia.schemas.corpus import CAP, Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT, CorpusState, Snapshot, SpeechState
@@ -173,7 +173,7 @@ def quarantine_without(store: Store, state: CorpusState, keys: pa.Array, everywh
         return state.quarantine
     said = pc.if_else(named, "equal to, or like, a record that was taken down", kept["message"])
     kept = kept.set_column(kept.column_names.index("message"), "message", said).cast(QUARANTINE)
-    return put_table(store, f"quarantine/{state.corpus.name}/rows", kept) if len(kept) else None
+    return put_tables(store, f"quarantine/{state.corpus.name}/rows", [kept], QUARANTINE) if len(kept) else None
 
 
 def names_one_of(messages: pa.ChunkedArray, keys: pa.Array) -> pa.ChunkedArray:
