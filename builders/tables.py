@@ -47,15 +47,15 @@ def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.S
     state, size = blake3(), 0
     with store.spool() as file:
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-            held, rows, size = [schema.empty_table()], 0, 0
+            held, rows, waiting = [schema.empty_table()], 0, 0
             for table in tables:
                 held.append(table)
-                rows, size = rows + len(table), size + table.nbytes
-                while rows >= ROWS or size >= _HELD:
+                rows, waiting = rows + len(table), waiting + table.nbytes
+                while rows >= ROWS or waiting >= _HELD:
                     whole = pa.concat_tables(held)
                     writer.write_table(whole.slice(0, ROWS))
                     held = [whole.slice(ROWS)]
-                    rows, size = len(held[0]), held[0].nbytes
+                    rows, waiting = len(held[0]), held[0].nbytes
             writer.write_table(pa.concat_tables(held).combine_chunks())
         file.flush()
         file.seek(0)
