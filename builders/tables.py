@@ -41,18 +41,23 @@ def put_table(store: Store, path: str, table: pa.Table) -> Stored:
     return stored
 
 
-def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Stored:
-    """Stores the rows of many tables as `put_table` would as one, never holding more of them than a row group."""
+def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.Schema, *, rows: int = ROWS) -> Stored:
+    """Stores the rows of many tables as `put_table` would as one, never holding more of them than a row group.
+
+    `rows`: how many make a group; fewer where they are long.
+    """
     state, size = blake3(), 0
     with store.spool() as file:
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-            held = schema.empty_table()
+            held, waiting = [schema.empty_table()], 0
             for table in tables:
-                held = pa.concat_tables([held, table])
-                while len(held) > ROWS:
-                    writer.write_table(held.slice(0, ROWS))
-                    held = held.slice(ROWS)
-            writer.write_table(held.combine_chunks())
+                held.append(table)
+                waiting += len(table)
+                while waiting > rows:
+                    whole = pa.concat_tables(held)
+                    writer.write_table(whole.slice(0, rows))
+                    held, waiting = [whole.slice(rows)], waiting - rows
+            writer.write_table(pa.concat_tables(held).combine_chunks())
         file.flush()
         file.seek(0)
         while chunk := file.read(1 << 20):

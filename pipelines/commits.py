@@ -26,10 +26,13 @@ def paths_in(value: Any) -> Iterator[str]:
             yield from paths_in(one)
 
 
-def clear(store: Store, folder: str) -> None:
-    """Removes all below a folder."""
-    for entry in sorted(store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
-        store.delete(entry.path)
+def clear(store: Store, *folders: str) -> None:
+    """Removes all below some folders, records first: what is recorded must be there. One listing for all of a top."""
+    within = tuple(f"{folder}/" for folder in folders)
+    tops = sorted({folder.partition("/")[0] for folder in folders})
+    mine = [entry.path for top in tops for entry in store.list(top) if entry.path.startswith(within)]
+    for path in sorted(mine, key=lambda path: not path.endswith(".json")):
+        store.delete(path)
 
 
 def forget(lake: Lake, snapshot: Snapshot, corpora: Iterable[str]) -> None:

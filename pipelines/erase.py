@@ -13,17 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tarsia.builders.shards import TarWriter, members, publish
+from tarsia.builders.quarantine import put_rows
+from tarsia.builders.shards import TarWriter, members
 from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
 from tarsia.builders.tombstones import standing_for
-from tarsia.pipelines.ingest import shard_of
+from tarsia.pipelines.build import put_leaf
 from tarsia.pipelines.sidecars import put_sidecar
 from tarsia.schemas.corpus import CAP, Corpus
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import FORMAT, CorpusState, Snapshot, SpeechState
-from tarsia.schemas.shard import CONTENTS, INDEX, ORIGINS, QUARANTINE, SPEECH, TEXT, Shard, Stored, leaves, lies_in
+from tarsia.schemas.shard import CONTENTS, ORIGINS, QUARANTINE, SPEECH, Shard, Stored, leaves, lies_in
 from tarsia.schemas.voice import VERDICTS
 
 
@@ -53,11 +54,8 @@ class Erase:
                     rows = row | _copied(row, old, tar, self.shard.tar.path), conversation
                 index.append(rows[0])
                 text.append(rows[1])
-            tables = ((".parquet", pa.Table.from_pylist(index, INDEX)),
-                      (".text.parquet", pa.Table.from_pylist(text, TEXT)))  # fmt: skip
             path = f"corpora/{self.corpus.name}/{self.shard.leaf}"
-            objects = publish(store, path, file, tar.close(), tar.bytes, tables)
-        return shard_of(self.shard.leaf, index, objects).model_dump(mode="json")
+            return put_leaf(store, path, file, tar, index, text).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def quarantine_without(store: Store, state: CorpusState, keys: pa.Array, everywh
         return state.quarantine
     said = pc.if_else(named, "equal to, or like, a record that was taken down", kept["message"])
     kept = kept.set_column(kept.column_names.index("message"), "message", said).cast(QUARANTINE)
-    return put_table(store, f"quarantine/{state.corpus.name}/rows", kept) if len(kept) else None
+    return put_rows(store, state.corpus.name, [kept]) if len(kept) else None
 
 
 def names_one_of(messages: pa.ChunkedArray, keys: pa.Array) -> pa.ChunkedArray:

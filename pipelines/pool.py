@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -21,6 +21,8 @@ from tarsia.builders.storage import open_store
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.tasks import Task, bounded, work
 from tarsia.schemas.errors import TarsiaError
+
+T = TypeVar("T")
 
 
 class Pool(Protocol):
@@ -54,6 +56,20 @@ def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
     finally:
         progress.stop()
     return [results[task.record] for task in tasks]
+
+
+def grouped(sized: Iterable[tuple[T, int]], most: int) -> list[tuple[T, ...]]:
+    """Things of some size each, in groups for a task each: a large one alone, small ones until they make `most`."""
+    groups: list[tuple[T, ...]] = []
+    group: list[T] = []
+    total = 0
+    for thing, size in sized:
+        group.append(thing)
+        total += size
+        if total >= most:
+            groups.append(tuple(group))
+            group, total = [], 0
+    return [*groups, tuple(group)] if group else groups
 
 
 @contextmanager

@@ -259,9 +259,7 @@ def _take_down(lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool
         old = [shard for shard in state.shards if shard.tar.path not in fresh]
         for path in phrases_of(store, state.corpus.name, old):
             store.delete(path)
-    for name in buried:
-        clear(store, f"work/{name}")
-        clear(store, f"looks/{name}")
+    clear(store, *(f"{top}/{name}" for name in buried for top in ("work", "looks")))
     lake.publish(lambda newest: _onto(newest, snapshot, changed))
     return receipt
 

@@ -139,3 +139,14 @@ def test_tables_stored_one_after_another_are_the_bytes_of_all_at_once(tmp_path, 
     store, whole = open_store(str(tmp_path)), pa.table({"n": np.arange(count)})
     pieces = [whole.slice(begin, 50_000) for begin in range(0, count, 50_000)]
     assert put_tables(store, "t", pieces, whole.schema) == put_table(store, "t", whole)
+
+
+def test_many_tables_become_one_that_says_how_long_it_is(tmp_path):
+    store, schema = open_store(str(tmp_path)), pa.schema([("number", pa.int64()), ("raw", pa.binary())])
+    parts = [pa.table([[3 * n, 3 * n + 1, 3 * n + 2], [b"x" * n] * 3], schema) for n in range(10)]
+    stored = put_tables(store, "many", parts, schema, rows=10)
+    assert store.entry(stored.path).size == stored.bytes
+    assert get_table(store, stored, verify=True).equals(pa.concat_tables(parts))
+    with store.open(stored.path) as file, pq.ParquetFile(file) as written:
+        groups = [written.metadata.row_group(number).num_rows for number in range(written.num_row_groups)]
+    assert groups == [10, 10, 10]
