@@ -19,7 +19,7 @@ from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
 from tarsia.builders.tombstones import standing_for
-from tarsia.pipelines.build import put_leaf
+from tarsia.pipelines.build import Rows, put_leaf
 from tarsia.pipelines.sidecars import put_sidecar
 from tarsia.schemas.corpus import CAP, Corpus
 from tarsia.schemas.identity import digest_of
@@ -42,20 +42,17 @@ class Erase:
         """The new shard."""
         store = open_store(self.lake)
         gone = {row["key"]: row for row in get_table(store, self.gone).to_pylist()}
-        index: list[dict[str, Any]] = []
-        text: list[dict[str, Any]] = []
+        rows: list[Rows] = []
         said = get_table(store, self.shard.text).to_pylist()
         with store.spool() as file, store.open(self.shard.tar.path) as old:
             tar = TarWriter(file)
             for row, conversation in zip(get_table(store, self.shard.index).to_pylist(), said, strict=True):
                 if row["key"] in gone:
-                    rows = standing_for(gone[row["key"]], self.corpus)
+                    rows.append(standing_for(gone[row["key"]], self.corpus))
                 else:
-                    rows = row | _copied(row, old, tar, self.shard.tar.path), conversation
-                index.append(rows[0])
-                text.append(rows[1])
+                    rows.append((row | _copied(row, old, tar, self.shard.tar.path), conversation))
             path = f"corpora/{self.corpus.name}/{self.shard.leaf}"
-            return put_leaf(store, path, file, tar, index, text).model_dump(mode="json")
+            return put_leaf(store, path, file, tar, rows).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
