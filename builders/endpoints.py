@@ -181,6 +181,18 @@ def _whole(response: HTTPResponse, until: float) -> bytes:
     return b"".join(parts)
 
 
+def fault(answer: Answer, route: str) -> Unwell:
+    """What an answer other than 200 says of its server; `route` is asked where the path is not known there."""
+    said = f"status {answer.status}: {answer.said}"
+    if answer.status in {401, 403}:
+        return Unwell("key", said)
+    if answer.status in {404, 405}:
+        return Unwell("route", f"{said}: {route}")
+    if answer.status in {429, 503}:
+        return Unwell("busy", said)
+    return Unwell("server-error" if answer.status >= 500 else "rejected", said)
+
+
 def wave_of(answer: Answer, *, streamed: bool = False) -> Wave:
     """The speech of an answer, or `Unwell`. `streamed` accepts headers that leave the length open, as OpenAI's do."""
     if not answer.kind.startswith("audio/"):
