@@ -26,15 +26,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.audio import encode_flac, resampled_length
-from tarsia.builders.evidence import letters
-from tarsia.builders.hearing import listener
+from tarsia.builders.detectors import detector
+from tarsia.builders.evidence import enough, letters
+from tarsia.builders.hearing import Misheard, listener
+from tarsia.builders.recognisers import Transcript
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find, is_served
 from tarsia.schemas.errors import Corrupt, Exists, Refused
 from tarsia.schemas.identity import checksum
-from tarsia.schemas.voice import VERDICTS, Check, Pool, Voice
+from tarsia.schemas.voice import VERDICTS, Pool, Voice
 
 SEGMENT = 512  # clips of one segment, and of one task of an embedded voice
 SECONDS = 30.0  # s after which fewer are sealed: what a killed worker can lose
@@ -100,7 +102,7 @@ class Book:
         """Reads what was written since; the new rows."""
         entries = [entry for entry in self._store.list(f"verdicts/{self._pool}") if _number(entry.path) > self.newest]
         with ThreadPoolExecutor(READERS) as readers:
-            fresh = list(readers.map(lambda entry: _verdicts(self._store, entry.path), entries))
+            fresh = list(readers.map(lambda entry: read_verdicts(self._store, entry.path), entries))
         table = pa.concat_tables([VERDICTS.empty_table(), *fresh])
         if fresh:
             self.newest, self._index = _number(entries[-1].path), None
@@ -135,8 +137,12 @@ def _number(path: str) -> int:
     return int(path[-16:-8])
 
 
-def _verdicts(store: Store, path: str) -> pa.Table:
-    return read_parquet(io.BytesIO(store.read(path))).cast(VERDICTS)
+def read_verdicts(store: Store, path: str) -> pa.Table:
+    """One segment's verdicts; `Corrupt` where another version of Tarsia wrote them."""
+    table = read_parquet(io.BytesIO(store.read(path)))
+    if table.column_names != VERDICTS.names:
+        raise Corrupt(f"{store.url}/{path}: not the columns of a verdict; another version wrote this lake")
+    return table.cast(VERDICTS)
 
 
 def _index(table: pa.Table) -> tuple[Names, Rows, int]:
@@ -174,17 +180,28 @@ def _void(table: pa.Table) -> npt.NDArray[np.bool_]:
 # --- making them ----------------------------------------------------------------------------------------------------
 
 
-def ask(order: Order, check: Check | None = None) -> Wave | Refused:
+class Decided(NamedTuple):
+    """What came of an order, how many draws it took, and what was heard of accepted speech if anyone listened."""
+
+    order: Order
+    speech: Wave | Refused
+    seeds: int
+    transcript: Transcript | None = None
+
+
+def ask(order: Order, pool: Pool) -> Decided:
     """What an embedded voice says. `Unwell` if nobody listens who should check it."""
-    voice = order.voice
+    voice, transcript = order.voice, None
     engine = cast(Engine, find(voice.engine, f"voice '{voice.name}'"))
     try:
         wave = accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
-        if check:
-            listener(check).listen(wave, order.spoken, voice.language)
+        if detect := detector(pool.detector):
+            enough(detect(wave), len(wave.samples) / wave.rate)
+        if pool.check:
+            transcript = listener(pool.check).listen(wave, order.spoken, voice.language)
     except Refused as error:
-        return error
-    return wave
+        return Decided(order, error, 1)
+    return Decided(order, wave, 1, transcript)
 
 
 def accept(wave: Wave) -> Wave:
@@ -197,9 +214,6 @@ def accept(wave: Wave) -> Wave:
     if seconds > SECONDS_MOST:
         raise Refused("long", f"{seconds:.1f} s")
     return wave
-
-
-Decided = tuple[Order, Wave | Refused, int]
 
 
 class Sealer:
@@ -226,9 +240,9 @@ class Sealer:
         if self._failure:
             raise self._failure
 
-    def add(self, order: Order, speech: Wave | Refused, seeds: int) -> None:
-        """One decision and how many draws it took; waits while the sealer is behind."""
-        self._put((order, speech, seeds))
+    def add(self, decided: Decided) -> None:
+        """One decision; waits while the sealer is behind."""
+        self._put(decided)
         if self._failure:
             raise self._failure
 
@@ -262,11 +276,12 @@ class Sealer:
 
 
 def seal(store: Store, pool: str, decided: Iterable[Decided]) -> None:
-    """Publishes one segment: what came of each order, and how many draws it took."""
+    """Publishes one segment: what came of each order."""
     rows: list[dict[str, Any]] = []
     with store.spool() as file:
         tar = TarWriter(file)
-        for order, speech, seeds in decided:
+        for order, speech, seeds, transcript in decided:
+            heard = speech.transcript if isinstance(speech, Misheard) else transcript
             row = {
                 "clip": order.clip,
                 "voice": order.voice.name,
@@ -274,6 +289,7 @@ def seal(store: Store, pool: str, decided: Iterable[Decided]) -> None:
                 "language": order.voice.language,
                 "spoken": order.spoken,
                 "seeds": seeds,
+                **(heard._asdict() if heard else {}),
             }
             if isinstance(speech, Refused):
                 rows.append({**row, "reason": speech.code})

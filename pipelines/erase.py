@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.clips import read_verdicts
 from tarsia.builders.shards import TarWriter, members, publish
 from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
-from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
+from tarsia.builders.tables import get_table, get_tables, put_table, to_parquet
 from tarsia.builders.tombstones import standing_for
 from tarsia.pipelines.ingest import shard_of
 from tarsia.pipelines.sidecars import put_sidecar
@@ -220,7 +221,9 @@ def segments(store: Store, said: set[str], snapshot: Snapshot) -> list[Segment]:
     found = []
     pools = sorted({entry.path.split("/")[1] for entry in store.list("verdicts")}) if said else []
     for pool in pools:
-        every = [(entry.path, _verdicts(store, entry.path)) for entry in store.list(f"verdicts/{pool}")]
+        every = [
+            (entry.path, read_verdicts(store, entry.path).combine_chunks()) for entry in store.list(f"verdicts/{pool}")
+        ]
         texts = pa.array(sorted(said), pa.string())
         meant = [pc.is_in(table["spoken"], value_set=texts) for _, table in every]
         if not any(pc.any(one).as_py() for one in meant):
@@ -237,11 +240,6 @@ def segments(store: Store, said: set[str], snapshot: Snapshot) -> list[Segment]:
             if pc.any(goes).as_py():
                 found.append(Segment(path, pool, table, goes))
     return found
-
-
-def _verdicts(store: Store, path: str) -> pa.Table:
-    with store.open(path) as file:
-        return read_parquet(file).cast(VERDICTS).combine_chunks()
 
 
 def _clips_of(store: Store, snapshot: Snapshot, pool: str) -> pa.Array:

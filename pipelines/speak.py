@@ -130,20 +130,20 @@ class Speak:
     def run(self) -> Any:
         """What came of it."""
         store, tallies = open_store(self.lake), dict[str, Tally]()
-        check = get_pool(store, self.script).check
+        pool = get_pool(store, self.script)
         with Sealer(store, self.script.pool) as sealer:
             for order in get_orders(store, self.script, self.begin, self.end):
                 began = time.monotonic()
-                speech = ask(order, check)
+                decided = ask(order, pool)
                 tally = tallies.setdefault(order.voice.name, Tally())
                 tally.asked += 1
                 tally.waited += time.monotonic() - began
-                if isinstance(speech, Refused):
+                if isinstance(speech := decided.speech, Refused):
                     tally.refused[speech.code] += 1
                 else:
                     tally.accepted += 1
                     tally.audio += len(speech.samples) / speech.rate
-                sealer.add(order, speech, 1)
+                sealer.add(decided)
         return {"pending": {}, "fault": None, "voices": fields(tallies)}
 
 

@@ -202,7 +202,7 @@ def test_a_misheard_clip_is_drawn_again_with_another_seed_while_the_server_goes_
             raise Refused("misheard", "something else")
 
     with Server() as server, Fleet([server.url], gptsovits, lambda *_: None, listen=listen) as fleet:
-        came = {name: (speech, seeds) for name, speech, seeds in fleet.speak(sovits_orders(8))}
+        came = {name: (speech, seeds) for name, speech, seeds, _ in fleet.speak(sovits_orders(8))}
     assert {name for name, (speech, _) in came.items() if isinstance(speech, Wave)} == {
         f"c{n}" for n in range(8) if n != 3
     }
@@ -221,7 +221,7 @@ def test_when_nobody_listens_the_fleet_stops_and_refuses_nothing():
     with Server() as server, Fleet([server.url], gptsovits, lambda *_: None, listen=listen) as fleet:
         came = []
         with pytest.raises(Unwell, match="the recogniser at"):
-            came.extend(speech for _, speech, _ in fleet.speak(sovits_orders(8)))
+            came.extend(speech for _, speech, *_ in fleet.speak(sovits_orders(8)))
         assert all(isinstance(speech, Wave) for speech in came)
         assert fleet.statistics().endpoints[server.url].unwell.total() == 0  # it is not the voice server's fault
 

@@ -161,9 +161,7 @@ def test_packs_of_another_version_are_refused_until_the_stage_is_packed_again(pa
     path = Path(lake.url, "stages", STAGE, "packed.json")
     listing = json.loads(path.read_bytes())
     path.write_text(json.dumps({name: value for name, value in listing.items() if name != "format"}))
-    with pytest.raises(
-        Corrupt, match=r"format 1, not 2: pack the stage again \(tarsia pack .*small/all"
-    ):
+    with pytest.raises(Corrupt, match=r"format 1, not 2: pack the stage again \(tarsia pack .*small/all"):
         Stream(lake.url, STAGE)
     said = [one.what for one in audit(lake, [Stream(lake.url, STAGE, packed=False).manifest], deep=True).findings]
     assert said == ["format of the packed tars: recorded 1, found 2"]
