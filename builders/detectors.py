@@ -1,7 +1,7 @@
 """Which part of a sound is speech: told by its levels, or by a network that knows speech from noise.
 
     energy   the levels of frames (`builders/evidence.py`), 0.1 CPU-ms a clip of 2.5 s: tells speech from silence
-    silero   Silero VAD, 2.3 CPU-ms a second of sound: a hiss that comes and goes, or music, is no speech either
+    silero   Silero VAD, 2.4 CPU-ms a second of sound: a hiss that comes and goes, or music, is no speech either
 
 Silero's network comes inside faster-whisper (`tarsia[recognise]`); nothing is downloaded. It runs on one thread, so
 that equal samples give equal seconds on one kind of processor.

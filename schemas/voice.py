@@ -32,7 +32,7 @@ VERDICTS = pa.schema(
         ("reason", pa.string()),  # null: accepted; else the reason code of the refusal
         ("seeds", pa.int32()),  # how many attempts it took
         ("heard", pa.string()),  # what a recogniser wrote down, of the last attempt; null: none listened
-        ("missed", pa.float32()),  # the share of the text that it did not hear, or heard beside it: WER or CER
+        ("missed", pa.float64()),  # the share of the text that it did not hear, or heard beside it: WER or CER
         ("samples", pa.int64()),
         ("rate", pa.int32()),
         ("samples16", pa.int64()),

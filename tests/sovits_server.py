@@ -318,6 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
             "clipped": lambda: np.clip(samples * 12.0, -32768, 32767),
             "offset": lambda: samples + np.int16(1000),
             "hum": lambda: 5000 * np.sin(np.arange(len(words)) * 0.02),
+            "rustle": lambda: samples.astype(np.float64) * np.random.default_rng(seed).normal(0, 0.5, len(samples)),
             "late": lambda: np.concatenate([silence(1.1), samples]),
             "long tail": lambda: np.concatenate([samples, silence(1.0)]),
             "gap": lambda: np.concatenate([words[:half], silence(1.6), words[half:], silence(TAIL)]),
