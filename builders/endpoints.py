@@ -69,6 +69,15 @@ class Answer(NamedTuple):
         return " ".join(str(page).split())[:SAID_MOST]
 
 
+class _Response(HTTPResponse):
+    """Reads as much as has come. With the usual 8 KiB a thread waits twice as often until it is its turn."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self.fp.close()
+        self.fp = sock.makefile("rb", READ)
+
+
 class Link:
     """One endpoint, and the one connection to it. One thread at a time; `abort` is for another."""
 
@@ -84,6 +93,7 @@ class Link:
         self._base = parts.path.rstrip("/")
         kind = HTTPConnection if parts.scheme == "http" else HTTPSConnection
         self._connection = kind(host, port, timeout=CONNECT)
+        self._connection.response_class = _Response
         self._used = 0.0
         self._holds: tuple[str, ...] | None = None
 

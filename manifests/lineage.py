@@ -47,7 +47,7 @@ class Place(Model):
 
 
 class Utterance(Model):
-    """A question of a record that a voice was asked to say: what it said and what was heard of it, or why it did not."""
+    """A question that a voice was asked to say: what it said and what was heard of it, or why it did not."""
 
     pool: str
     turn: int
