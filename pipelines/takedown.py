@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.codes import without
 from tarsia.builders.duplicates import put_duplicates
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
@@ -42,7 +43,7 @@ from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.errors import Exists, TarsiaError, UnknownName, UserError
 from tarsia.schemas.identity import canonical, digest_of, draw_of, key_of
-from tarsia.schemas.lake import CorpusState, Snapshot, SpeechState
+from tarsia.schemas.lake import CodesState, CorpusState, Snapshot, SpeechState
 from tarsia.schemas.model import Model
 from tarsia.schemas.shard import ORIGINS, QUARANTINE, TOMBSTONES, Shard, Stored
 
@@ -329,12 +330,21 @@ def _erase(
             speech += [sidecars.model_copy(update={"shards": shards})] if shards else []
         else:
             speech.append(sidecars)
-    changed = snapshot.model_copy(update={"corpora": tuple(corpora), "speech": tuple(speech)})
+    changed = snapshot.model_copy(
+        update={"corpora": tuple(corpora), "speech": tuple(speech), "codes": _codes(store, snapshot, found.keys)}
+    )
     contents = {state.corpus.name: state.contents for state in corpora if state.contents}
     if contents != {state.corpus.name: state.contents for state in snapshot.corpora if state.contents}:
         duplicates, repeats = put_duplicates(store, contents)
         changed = changed.model_copy(update={"duplicates": duplicates, "repeats": repeats})
     return changed, said
+
+
+def _codes(store: Store, snapshot: Snapshot, keys: dict[str, set[str]]) -> tuple[CodesState, ...]:
+    """What codecs made of the corpora, without what was taken down."""
+    gone = {name: pa.array(sorted(mine), pa.string()) for name, mine in keys.items() if mine}
+    states = (without(store, one, gone[one.corpus]) if one.corpus in gone else one for one in snapshot.codes)
+    return tuple(one for one in states if one.shards)
 
 
 def _without(
