@@ -182,8 +182,23 @@ def _find(store: Store, snapshot: Snapshot, wanted: Sequence[Wanted], files: Seq
     if shown:
         for state in snapshot.corpora:
             keys[state.corpus.name] |= _equal_to(store, state, set().union(*keys.values()))
+    _follow(store, snapshot, keys)
     unknown = tuple(str(one) for one in wanted if one not in met and one not in before)
     return _Found(keys, shown, len(before - met), unknown)
+
+
+def _follow(store: Store, snapshot: Snapshot, keys: dict[str, set[str]]) -> None:
+    """Adds what was made of the answers of some samples: its record bears the key of the sample as its id."""
+    makers = [state for state in snapshot.corpora if state.corpus.of]
+    for _ in makers:  # noise may be made of noise
+        for state in makers:
+            name = state.corpus.name
+            made = pa.array(
+                sorted(key_of(name, key) for source in state.corpus.of for key in keys.get(source, ())), pa.string()
+            )
+            for part in state.origins if len(made) else ():
+                standing = get_table(store, part, ("key",))["key"]
+                keys[name] |= set(standing.filter(pc.is_in(standing, value_set=made)).to_pylist())
 
 
 def _composed(origins: pa.Table, ids: dict[str, str], corpus: str) -> dict[str, set[str]]:
