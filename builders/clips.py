@@ -14,6 +14,7 @@ import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Thread
 from typing import Any, NamedTuple, Self, cast
@@ -34,7 +35,7 @@ from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find, is_served
-from tarsia.schemas.errors import Corrupt, Exists, Refused
+from tarsia.schemas.errors import Corrupt, Exists, NotThere, Refused
 from tarsia.schemas.identity import checksum
 from tarsia.schemas.voice import VERDICTS, Pool, Voice
 
@@ -378,13 +379,16 @@ class Script(NamedTuple):
 
 def put_orders(store: Store, pool: Pool, orders: pa.Table) -> Script:
     """Stores the orders of a job, of the schema ORDERS, with the pool that they are for."""
-    sink = io.BytesIO()
-    table = orders.replace_schema_metadata({"pool": pool.model_dump_json()})
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
-    data = sink.getvalue()
+    data = _orders(orders.replace_schema_metadata({"pool": pool.model_dump_json()}))
     path = f"work/speak/{pool.name}/{uuid4().hex}.parquet"  # of this job alone, which removes it
     store.replace(path, data)
     return Script(path, pool.name)
+
+
+def _orders(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
+    return sink.getvalue()
 
 
 def get_pool(store: Store, script: Script) -> Pool:
@@ -394,11 +398,33 @@ def get_pool(store: Store, script: Script) -> Pool:
 
 
 def get_orders(store: Store, script: Script, begin: int, end: int) -> Iterator[Order]:
-    """The orders from row `begin` up to row `end`, read as they are wanted."""
+    """The orders from row `begin` up to row `end`, read as they are wanted, but for those that were hushed."""
     with store.open(script.path) as file, pq.ParquetFile(file) as parquet:
         voices = Pool.model_validate_json(parquet.schema_arrow.metadata[b"pool"]).voices
         for group in range(begin // _ROWS, -(-end // _ROWS)):
             rows = parquet.read_row_group(group).slice(max(0, begin - group * _ROWS))
             here = rows.slice(0, end - max(begin, group * _ROWS))
             for clip, voice, spoken in zip(*(here[name].to_pylist() for name in ORDERS.names), strict=True):
-                yield Order(clip, voices[voice], spoken)
+                if spoken is not None:
+                    yield Order(clip, voices[voice], spoken)
+
+
+def hush(store: Store, said: Iterable[str]) -> None:
+    """Takes texts out of all orders of jobs under way. Rows stay where they are, and the names of their clips."""
+    texts = pa.array(sorted(said), pa.string())
+    for entry in list(store.list("work/speak")):
+        orders = read_parquet(io.BytesIO(store.read(entry.path)))
+        goes = pc.is_in(orders["spoken"], value_set=texts)
+        if pc.any(goes).as_py():
+            spoken = pc.if_else(goes, pa.scalar(None, pa.string()), orders["spoken"])
+            store.replace(entry.path, _orders(orders.set_column(2, "spoken", spoken)))
+
+
+def hushed(store: Store, paths: Iterable[str]) -> set[str]:
+    """The names of the clips whose texts were taken out of orders: a task may have read them before."""
+    clips: set[str] = set()
+    for path in paths:
+        with suppress(NotThere):  # a job that has just ended
+            orders = read_parquet(io.BytesIO(store.read(path)), ["clip", "spoken"])
+            clips |= set(orders["clip"].filter(orders["spoken"].is_null()).to_pylist())
+    return clips

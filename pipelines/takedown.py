@@ -39,6 +39,7 @@ from tarsia.pipelines.erase import (
     silence,
     speech_tasks,
 )
+from tarsia.pipelines.overtake import quiet_down, sweep
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.errors import Exists, TarsiaError, UnknownName, UserError
@@ -94,6 +95,7 @@ def takedown(
 
     `corpus`: only of this one. `UserError` where nothing of it is there.
     """
+    sweep(lake)
     request = digest_of([sorted([one.corpus or "", one.id] for one in wanted), sorted(files), corpus])
     while True:
         snapshot = lake.snapshot()
@@ -265,6 +267,7 @@ def _take_down(lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool
     touched = [state for state in snapshot.corpora if found.keys[state.corpus.name]]
     buried = {state.corpus.name: _bury(store, state, found.keys[state.corpus.name]) for state in touched}
     changed, said = _erase(lake, snapshot, found, buried, pool, quiet=quiet)
+    quiet_down(store, said, buried)
     silenced = segments(store, said, changed)
     receipt = _receipt(lake, snapshot, changed, found, buried, silenced, request)
     for segment in silenced:
