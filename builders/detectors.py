@@ -49,6 +49,5 @@ def _silero(wave: Wave) -> float:
 def _here() -> None:
     try:
         import faster_whisper.vad  # noqa: F401
-        import onnxruntime  # noqa: F401
     except ImportError as absent:
         raise MissingExtra("faster-whisper", "recognise") from absent

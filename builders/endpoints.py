@@ -16,7 +16,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, NamedTuple
+from io import BufferedReader
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -75,7 +76,7 @@ class _Response(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **more: Any) -> None:
         super().__init__(sock, *args, **more)
         self.fp.close()
-        self.fp = sock.makefile("rb", READ)
+        self.fp = cast(BufferedReader, sock.makefile("rb", READ))
 
 
 class Link:
