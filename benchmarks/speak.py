@@ -4,7 +4,8 @@
     python benchmarks/speak.py served --questions 100000   one part
 
     served   eight GPT-SoVITS-protocol servers that answer a fixed 2.5 s clip after 50 ms, beside bare loops that do
-             nothing but ask; CPU of this process alone, the servers have one of their own. Memory by the way.
+             nothing but ask (http.client, and httpx where it is installed); CPU of this process alone, the servers have
+             one of their own. Ends with the bars: what was wanted, what was measured, whether it is met.
     espeak   the embedded engine on a list of short questions, one and two workers, sidecars compared
     book     reading the verdicts of a pool, fifty for each question, and looking all of them up
     parts    FLAC, the checks, normalisation, by themselves
@@ -19,11 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from itertools import product
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -33,18 +35,26 @@ from sovits_server import elsewhere, speech
 
 from tarsia.builders.audio import encode_flac
 from tarsia.builders.clips import SEGMENT, Book, names_of
+from tarsia.builders.detectors import detector
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
-from tarsia.builders.evidence import measure
+from tarsia.builders.evidence import Calibration, Range, judge, measure
+from tarsia.builders.fleet import Fleet
 from tarsia.builders.lake import Lake
 from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import to_parquet
-from tarsia.builders.voices import Wave
+from tarsia.builders.voices import Wave, gptsovits
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
+from tarsia.pipelines.served import Converse
 from tarsia.pipelines.speak import Speech, speak
 from tarsia.schemas.identity import digest
-from tarsia.schemas.voice import VERDICTS
+from tarsia.schemas.voice import VERDICTS, Voice
+
+try:
+    import httpx
+except ImportError:
+    httpx = None
 
 COLOURS = ["red", "green", "yellow", "purple", "silver", "brown", "orange", "black", "white", "golden"]
 THINGS = ["bicycle", "teapot", "umbrella", "violin", "lantern", "suitcase", "curtain", "ladder", "basket", "pillow"]
@@ -56,7 +66,8 @@ ENGLISH = [f"{o} is the {c} {t} {d} {p}?" for o, d, p, t, c in product(OPENERS, 
 WHERE, OWN = ("屋顶上", "花园里", "门口", "桌子下", "桥边"), ("红色", "绿色", "黄色", "紫色", "银色")
 OBJECTS = "自行车", "茶壶", "雨伞", "小提琴", "灯笼"
 CHINESE = [f"{p}的{c}{t}是谁放的？" for c, t, p in product(OWN, OBJECTS, WHERE)]
-VOICE = "{engine: gptsovits, language: en, options: {model: v2, ref_audio_path: /r/a.wav, prompt_lang: en}}"
+OPTIONS = {"model": "v2", "ref_audio_path": "/r/a.wav", "prompt_lang": "en"}
+VOICE = f"{{engine: gptsovits, language: en, options: {json.dumps(OPTIONS)}}}"
 
 
 def fill(folder: Path, questions: int, *, chinese: bool = False) -> Lake:
@@ -122,27 +133,71 @@ def told(what: str, **figures: float | str) -> None:
 
 
 def served(questions: int, delay: float = 0.05, seconds: float = 2.5) -> None:
-    """The rate of eight servers, the CPU of a clip, memory; then the run that finds everything done."""
-    with tempfile.TemporaryDirectory() as name, elsewhere(8, delay=delay, seconds=seconds) as urls:
-        folder = Path(name)
+    """The rate of eight servers, the CPU of a clip, memory; then the run that finds everything done; then the bars."""
+    with tempfile.TemporaryDirectory() as name, elsewhere(8, delay=delay, seconds=seconds, quick=True) as urls:
+        folder, each = Path(name), max(20, min(questions, 2000) // 8)
         lake = fill(folder, questions)
         (folder / "anna.yaml").write_text(f"voices: {{anna: {VOICE}}}\nendpoints: {{gptsovits: {json.dumps(urls)}}}\n")
         ask_one(folder, urls)
-        bare = loops(urls, max(20, min(questions, 2000) // 8))
+        spans = watched()
+        bare = {"http.client": loops(urls, each, by_http_client), "httpx": loops(urls, each, by_httpx)}
+        driven, cheap = fleet(urls, 8 * each)
         with measured() as cost:
             report = ask(folder, lake, str(folder / "anna.yaml"), 1)
         spoken, asked = report.questions[0].spoken, requests(urls)
         assert spoken == questions, report
-        clips = spoken + 48
+        clips, asking = spoken + 48, questions / sum(spans)
         told(
-            f"served, {clips:,} clips with the calibration's",
-            **{"clips/s": clips / cost["wall"], "of what 8 servers can": delay * clips / cost["wall"] / 8},
-            **{"bare loops clips/s": bare, "CPU-ms a clip, all steps": cost["cpu"] / clips * 1e3},
+            "clips/s of bare loops",
+            **{name: f"{rate:,.1f}" if rate else "not installed" for name, rate in bare.items()},
+        )
+        told("clips/s of a fleet that asks and checks", clips=driven, **{"CPU-ms a clip": cheap})
+        told(
+            f"clips/s of `speak`, {clips:,} clips with the calibration's",
+            **{"while it asks": asking, "all steps": clips / cost["wall"], "CPU-ms a clip": cost["cpu"] / clips * 1e3},
             **{key: value for key, value in cost.items() if key.startswith("MB")},
         )
-        again(folder, lake, str(folder / "anna.yaml"), questions)
-        assert requests(urls) == asked
-        told("requests of the second run", requests=float(requests(urls) - asked))
+        rerun = again(folder, lake, str(folder / "anna.yaml"), questions)
+        parts()
+        can = 8 / delay if delay else max(filter(None, bare.values()))
+        bar(f"requests/s of the {can:,.0f} that the servers can serve", asking / can, least=0.95)
+        bar("CPU-ms a clip for transport, header and energy checks", cheap, most=3.0)
+        bar(f"s for the second run over {questions:,} questions", rerun, most=10.0)
+        bar("requests of the second run", requests(urls) - asked, most=0)
+
+
+def bar(what: str, found: float, *, least: float | None = None, most: float | None = None) -> None:
+    """One line: what is wanted, what was measured, whether that meets it."""
+    met = found >= least if least is not None else found <= (most or 0)
+    wanted = f"at least {least:g}" if least is not None else f"at most {most:g}"
+    print(f"{'met    ' if met else 'NOT MET'}  {what}: {wanted}, measured {found:.3g}", flush=True)
+
+
+def watched() -> list[float]:
+    """Wall seconds of every task that asks servers for clips, as they end."""
+    spans: list[float] = []
+    whole = Converse.run
+
+    def run(task: Converse) -> Any:
+        began = time.perf_counter()
+        try:
+            return whole(task)
+        finally:
+            spans.append(time.perf_counter() - began)
+
+    Converse.run = run  # type: ignore[method-assign]
+    return spans
+
+
+def fleet(urls: list[str], clips: int) -> tuple[float, float]:
+    """Clips a second, and CPU-ms a clip, of a fleet that asks, judges and keeps nothing."""
+    voice = Voice(name="w", engine="gptsovits", language="en", options=OPTIONS)
+    orders = ((f"c{number}", gptsovits.request(voice, text)) for number, text in enumerate(ENGLISH[:clips]))
+    calibration = Calibration(clips=48, rate=32_000, pace=Range(least=0.1, most=10.0), tail=0.3)
+    with measured() as cost, Fleet(urls, gptsovits, lambda asked, wave: judge(wave, asked.text, calibration)) as many:
+        accepted = sum(isinstance(outcome.speech, Wave) for outcome in many.speak(orders))
+    assert accepted == clips
+    return clips / cost["wall"], cost["cpu"] / clips * 1e3
 
 
 def ask_one(folder: Path, urls: list[str]) -> None:
@@ -154,26 +209,37 @@ def ask_one(folder: Path, urls: list[str]) -> None:
     ask(small, lake, str(small / "warm.yaml"), 1)
 
 
-def again(folder: Path, lake: Lake, voices: str, questions: int) -> None:
+def again(folder: Path, lake: Lake, voices: str, questions: int) -> float:
     before = lake.snapshot()
     with measured() as cost:
         report = ask(folder, lake, voices, 1)
     assert sum(one.spoken for one in report.questions) == questions
     assert lake.snapshot() == before
     told(f"cached, {questions:,} questions", wall=cost["wall"], CPU=cost["cpu"], MB=cost["MB"])
+    return cost["wall"]
 
 
-def loops(urls: list[str], each: int) -> float:
-    """Clips a second of loops that do nothing but ask."""
-    body = {"text": ENGLISH[0], "text_lang": "en", "ref_audio_path": "/r/a.wav", "prompt_lang": "en"}
+BODY = {"text": ENGLISH[0], "text_lang": "en", "ref_audio_path": "/r/a.wav", "prompt_lang": "en"}
 
-    def loop(url: str) -> None:
-        connection = HTTPConnection(url.removeprefix("http://"))
-        for _ in range(each):
-            connection.request("POST", "/tts", json.dumps(body), {"content-type": "application/json"})
-            assert len(connection.getresponse().read()) > 10_000
 
-    threads = [threading.Thread(target=loop, args=(url,)) for url in urls]
+def by_http_client(url: str, times: int) -> None:
+    connection = HTTPConnection(url.removeprefix("http://"))
+    for _ in range(times):
+        connection.request("POST", "/tts", json.dumps(BODY), {"content-type": "application/json"})
+        assert len(connection.getresponse().read()) > 10_000
+
+
+def by_httpx(url: str, times: int) -> None:
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        for _ in range(times):
+            assert len(client.post(f"{url}/tts", json=BODY).content) > 10_000
+
+
+def loops(urls: list[str], each: int, loop: Callable[[str, int], None]) -> float:
+    """Clips a second of loops that do nothing but ask; 0 where their library is not installed."""
+    if loop is by_httpx and httpx is None:
+        return 0.0
+    threads = [threading.Thread(target=loop, args=(url, each)) for url in urls]
     began = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -241,10 +307,12 @@ def book(verdicts: int) -> None:
 
 def parts() -> None:
     """What is reported apart: CPU-ms of a clip of 2.5 s at 32 kHz, and of a question."""
+    silero = detector("silero")
     wave = Wave(speech("What?", 2.2, 32_000), 32_000)
     jobs = {
         "FLAC": lambda: encode_flac(wave.samples, wave.rate),
         "checks (level, pauses, speech by energy)": lambda: measure(wave),
+        "the same with Silero": lambda: measure(wave, silero),
         "normalisation": lambda: spoken_form(ENGLISH[0], "en"),
     }
     figures = {}
@@ -254,7 +322,7 @@ def parts() -> None:
         for _ in range(200):
             job()
         figures[name] = (time.process_time() - began) / 200 * 1e3
-    told("CPU-ms", **figures)
+    told("CPU-ms of a clip", **figures)
 
 
 def main() -> None:

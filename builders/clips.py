@@ -14,6 +14,7 @@ import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Thread
 from typing import Any, NamedTuple, Self, cast
@@ -26,15 +27,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.audio import encode_flac, resampled_length
-from tarsia.builders.evidence import letters
-from tarsia.builders.hearing import listener
+from tarsia.builders.detectors import detector
+from tarsia.builders.evidence import enough, letters
+from tarsia.builders.hearing import Misheard, listener
+from tarsia.builders.recognisers import Transcript
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find, is_served
-from tarsia.schemas.errors import Corrupt, Exists, Refused
+from tarsia.schemas.errors import Corrupt, Exists, NotThere, Refused
 from tarsia.schemas.identity import checksum
-from tarsia.schemas.voice import VERDICTS, Check, Pool, Voice
+from tarsia.schemas.voice import VERDICTS, Pool, Voice
 
 SEGMENT = 512  # clips of one segment, and of one task of an embedded voice
 SECONDS = 30.0  # s after which fewer are sealed: what a killed worker can lose
@@ -100,7 +103,7 @@ class Book:
         """Reads what was written since; the new rows."""
         entries = [entry for entry in self._store.list(f"verdicts/{self._pool}") if _number(entry.path) > self.newest]
         with ThreadPoolExecutor(READERS) as readers:
-            fresh = list(readers.map(lambda entry: _verdicts(self._store, entry.path), entries))
+            fresh = list(readers.map(lambda entry: read_verdicts(self._store, entry.path), entries))
         table = pa.concat_tables([VERDICTS.empty_table(), *fresh])
         if fresh:
             self.newest, self._index = _number(entries[-1].path), None
@@ -135,8 +138,12 @@ def _number(path: str) -> int:
     return int(path[-16:-8])
 
 
-def _verdicts(store: Store, path: str) -> pa.Table:
-    return read_parquet(io.BytesIO(store.read(path))).cast(VERDICTS)
+def read_verdicts(store: Store, path: str) -> pa.Table:
+    """One segment's verdicts; `Corrupt` where another version of Tarsia wrote them."""
+    table = read_parquet(io.BytesIO(store.read(path)))
+    if table.column_names != VERDICTS.names:
+        raise Corrupt(f"{store.url}/{path}: not the columns of a verdict; another version wrote this lake")
+    return table.cast(VERDICTS)
 
 
 def _index(table: pa.Table) -> tuple[Names, Rows, int]:
@@ -174,17 +181,28 @@ def _void(table: pa.Table) -> npt.NDArray[np.bool_]:
 # --- making them ----------------------------------------------------------------------------------------------------
 
 
-def ask(order: Order, check: Check | None = None) -> Wave | Refused:
+class Decided(NamedTuple):
+    """What came of an order, how many draws it took, and what was heard of accepted speech if anyone listened."""
+
+    order: Order
+    speech: Wave | Refused
+    seeds: int
+    transcript: Transcript | None = None
+
+
+def ask(order: Order, pool: Pool) -> Decided:
     """What an embedded voice says. `Unwell` if nobody listens who should check it."""
-    voice = order.voice
+    voice, transcript = order.voice, None
     engine = cast(Engine, find(voice.engine, f"voice '{voice.name}'"))
     try:
         wave = accept(engine.speak(order.spoken, language=voice.language, options=voice.options))
-        if check:
-            listener(check).listen(wave, order.spoken, voice.language)
+        if detect := detector(pool.detector):
+            enough(detect(wave), len(wave.samples) / wave.rate)
+        if pool.check:
+            transcript = listener(pool.check).listen(wave, order.spoken, voice.language)
     except Refused as error:
-        return error
-    return wave
+        return Decided(order, error, 1)
+    return Decided(order, wave, 1, transcript)
 
 
 def accept(wave: Wave) -> Wave:
@@ -197,9 +215,6 @@ def accept(wave: Wave) -> Wave:
     if seconds > SECONDS_MOST:
         raise Refused("long", f"{seconds:.1f} s")
     return wave
-
-
-Decided = tuple[Order, Wave | Refused, int]
 
 
 class Sealer:
@@ -226,9 +241,9 @@ class Sealer:
         if self._failure:
             raise self._failure
 
-    def add(self, order: Order, speech: Wave | Refused, seeds: int) -> None:
-        """One decision and how many draws it took; waits while the sealer is behind."""
-        self._put((order, speech, seeds))
+    def add(self, decided: Decided) -> None:
+        """One decision; waits while the sealer is behind."""
+        self._put(decided)
         if self._failure:
             raise self._failure
 
@@ -262,11 +277,12 @@ class Sealer:
 
 
 def seal(store: Store, pool: str, decided: Iterable[Decided]) -> None:
-    """Publishes one segment: what came of each order, and how many draws it took."""
+    """Publishes one segment: what came of each order."""
     rows: list[dict[str, Any]] = []
     with store.spool() as file:
         tar = TarWriter(file)
-        for order, speech, seeds in decided:
+        for order, speech, seeds, transcript in decided:
+            heard = speech.transcript if isinstance(speech, Misheard) else transcript
             row = {
                 "clip": order.clip,
                 "voice": order.voice.name,
@@ -274,6 +290,7 @@ def seal(store: Store, pool: str, decided: Iterable[Decided]) -> None:
                 "language": order.voice.language,
                 "spoken": order.spoken,
                 "seeds": seeds,
+                **(heard._asdict() if heard else {}),
             }
             if isinstance(speech, Refused):
                 rows.append({**row, "reason": speech.code})
@@ -362,13 +379,16 @@ class Script(NamedTuple):
 
 def put_orders(store: Store, pool: Pool, orders: pa.Table) -> Script:
     """Stores the orders of a job, of the schema ORDERS, with the pool that they are for."""
-    sink = io.BytesIO()
-    table = orders.replace_schema_metadata({"pool": pool.model_dump_json()})
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
-    data = sink.getvalue()
+    data = _orders(orders.replace_schema_metadata({"pool": pool.model_dump_json()}))
     path = f"work/speak/{pool.name}/{uuid4().hex}.parquet"  # of this job alone, which removes it
     store.replace(path, data)
     return Script(path, pool.name)
+
+
+def _orders(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
+    return sink.getvalue()
 
 
 def get_pool(store: Store, script: Script) -> Pool:
@@ -378,11 +398,33 @@ def get_pool(store: Store, script: Script) -> Pool:
 
 
 def get_orders(store: Store, script: Script, begin: int, end: int) -> Iterator[Order]:
-    """The orders from row `begin` up to row `end`, read as they are wanted."""
+    """The orders from row `begin` up to row `end`, read as they are wanted, but for those that were hushed."""
     with store.open(script.path) as file, pq.ParquetFile(file) as parquet:
         voices = Pool.model_validate_json(parquet.schema_arrow.metadata[b"pool"]).voices
         for group in range(begin // _ROWS, -(-end // _ROWS)):
             rows = parquet.read_row_group(group).slice(max(0, begin - group * _ROWS))
             here = rows.slice(0, end - max(begin, group * _ROWS))
             for clip, voice, spoken in zip(*(here[name].to_pylist() for name in ORDERS.names), strict=True):
-                yield Order(clip, voices[voice], spoken)
+                if spoken is not None:
+                    yield Order(clip, voices[voice], spoken)
+
+
+def hush(store: Store, said: Iterable[str]) -> None:
+    """Takes texts out of all orders of jobs under way. Rows stay where they are, and the names of their clips."""
+    texts = pa.array(sorted(said), pa.string())
+    for entry in list(store.list("work/speak")):
+        orders = read_parquet(io.BytesIO(store.read(entry.path)))
+        goes = pc.is_in(orders["spoken"], value_set=texts)
+        if pc.any(goes).as_py():
+            spoken = pc.if_else(goes, pa.scalar(None, pa.string()), orders["spoken"])
+            store.replace(entry.path, _orders(orders.set_column(2, "spoken", spoken)))
+
+
+def hushed(store: Store, paths: Iterable[str]) -> set[str]:
+    """The names of the clips whose texts were taken out of orders: a task may have read them before."""
+    clips: set[str] = set()
+    for path in paths:
+        with suppress(NotThere):  # a job that has just ended
+            orders = read_parquet(io.BytesIO(store.read(path)), ["clip", "spoken"])
+            clips |= set(orders["clip"].filter(orders["spoken"].is_null()).to_pylist())
+    return clips

@@ -7,6 +7,7 @@ to a sound: the digest of a stored audio, or the name of a clip. Codes of a soun
 found; so an edited record, or another voice, never meets old codes.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tarsia.builders.audio import resampled_length
 from tarsia.builders.lake import Lake
 from tarsia.builders.samples import RATE_TTS
+from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table, put_table
 from tarsia.schemas.corpus import CAP
 from tarsia.schemas.errors import BadCodes, NotThere
@@ -53,26 +56,57 @@ def put_codes(lake: Lake, codec: str, corpus: str, coded: Iterable[Coded]) -> Co
     Raises `BadCodes` where a row is no codes of a sound that the lake has.
     """
     sounds = sounds_of(lake, corpus)
-    fresh = {one.key: _row(one, sounds.get(one.key, {})) for one in coded}
+    rows = {one.key: _row(one, sounds.get(one.key, {})) for one in coded}
+    fresh = pa.Table.from_pylist(list(rows.values()), CODES)
     published = lake.publish(lambda newest: _with(lake, newest, codec, corpus, fresh))
     state = published.coded(codec, corpus)
     assert state is not None
     return state
 
 
-def _with(lake: Lake, newest: Snapshot, codec: str, corpus: str, fresh: dict[str, dict[str, Any]]) -> Snapshot:
-    """What stands and what is new, as leaves; those that are as they were keep their objects by their names."""
-    standing = newest.coded(codec, corpus)
-    rows = {row["key"]: row for shard in (standing.shards if standing else ()) for row in _read(lake, shard)} | fresh
-    keys = sorted(rows)
-    shards = []
-    for leaf in leaves(np.array([draw_of(key) for key in keys], np.uint64), CAP):
-        table = pa.Table.from_pylist([rows[key] for key in keys[leaf.begin : leaf.end]], CODES)
-        stored = put_table(lake.store, f"codec/{codec}/{corpus}/{leaf.name}", table)
-        shards.append(Shard(leaf=leaf.name, samples=len(table), questions=0, objects=(stored,)))
+def _with(lake: Lake, newest: Snapshot, codec: str, corpus: str, fresh: pa.Table) -> Snapshot:
+    """The snapshot with what is new, but for samples that were taken down meanwhile."""
+    standing = newest.coded(codec, corpus) or CodesState(codec=codec, corpus=corpus)
+    state = newest.corpus(corpus)
+    gone = get_table(lake.store, state.tombstones, ("key",))["key"] if state and state.tombstones else None
+    fresh = fresh.filter(pc.invert(pc.is_in(fresh["key"], value_set=gone))) if gone else fresh
+    laid = _laid(lake.store, standing, fresh, fresh["key"].combine_chunks())
     kept = [one for one in newest.codes if (one.codec, one.corpus) != (codec, corpus)]
-    codes = sorted([*kept, CodesState(codec=codec, corpus=corpus, shards=tuple(shards))], key=_name)
-    return newest.model_copy(update={"codes": tuple(codes)})
+    return newest.model_copy(update={"codes": tuple(sorted([*kept, laid], key=_name))})
+
+
+def without(store: Store, standing: CodesState, keys: pa.Array) -> CodesState:
+    """Codes without those of some samples; leaves that hold none of these keep their objects."""
+    return _laid(store, standing, CODES.empty_table(), keys)
+
+
+def _laid(store: Store, standing: CodesState, fresh: pa.Table, instead: pa.Array) -> CodesState:
+    """What stands, less the rows of some keys, and what is new, as leaves; one leaf that changes is held at a time."""
+    fresh, stays, changed = fresh.sort_by("key"), [fresh["key"]], set[str]()
+    for shard in standing.shards:
+        keys = get_table(store, shard.objects[0], ("key",))["key"]
+        goes = pc.is_in(keys, value_set=instead)
+        stays.append(keys.filter(pc.invert(goes)))
+        changed |= {shard.leaf} if pc.any(goes).as_py() else set()
+    every, new = sorted(key for part in stays for key in part.to_pylist()), fresh["key"].to_pylist()
+    same = {shard.leaf: shard for shard in standing.shards if shard.leaf not in changed}
+    shards = []
+    for leaf in leaves(np.array([draw_of(key) for key in every], np.uint64), CAP):
+        least, most = every[leaf.begin], every[leaf.end - 1]
+        begin, end = bisect_left(new, least), bisect_right(new, most)
+        if leaf.name in same and begin == end:
+            shards.append(same[leaf.name])
+            continue
+        parts = [fresh.slice(begin, end - begin)]
+        for shard in standing.shards:
+            if shard.leaf.startswith(leaf.name) or leaf.name.startswith(shard.leaf):
+                rows = get_table(store, shard.objects[0], verify=True).cast(CODES)
+                mine = pc.and_(pc.greater_equal(rows["key"], least), pc.less_equal(rows["key"], most))
+                parts.append(rows.filter(pc.and_not(mine, pc.is_in(rows["key"], value_set=instead))))
+        rows = pa.concat_tables(parts).sort_by("key").combine_chunks()
+        stored = put_table(store, f"codec/{standing.codec}/{standing.corpus}/{leaf.name}", rows)
+        shards.append(Shard(leaf=leaf.name, samples=len(rows), questions=0, objects=(stored,)))
+    return standing.model_copy(update={"shards": tuple(shards)})
 
 
 def _name(state: CodesState) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from threading import Condition, Lock
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from tarsia.builders.endpoints import Link, Unwell
+from tarsia.builders.recognisers import Transcript
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices, Refused
 
@@ -107,7 +108,7 @@ class Done(NamedTuple, Generic[R]):
     speech: Wave | Refused | Unwell
     waited: float
     barred: bool = False
-    hearing: Future[None] | None = None  # while the speech is being recognised; raises what came of it
+    hearing: Future[Transcript | None] | None = None  # while the speech is being recognised; raises what came of it
 
 
 class Desk(Generic[R]):
@@ -195,7 +196,7 @@ class Desk(Generic[R]):
         order: Order[R],
         speech: Wave | Refused | Unwell,
         waited: float,
-        hearing: Future[None] | None = None,
+        hearing: Future[Transcript | None] | None = None,
     ) -> None:
         """An answer, whatever it is."""
         with self._work:

@@ -16,7 +16,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, NamedTuple
+from io import BufferedReader
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -69,6 +70,15 @@ class Answer(NamedTuple):
         return " ".join(str(page).split())[:SAID_MOST]
 
 
+class _Response(HTTPResponse):
+    """Reads as much as has come. With the usual 8 KiB a thread waits twice as often until it is its turn."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self.fp.close()
+        self.fp = cast(BufferedReader, sock.makefile("rb", READ))
+
+
 class Link:
     """One endpoint, and the one connection to it. One thread at a time; `abort` is for another."""
 
@@ -84,6 +94,7 @@ class Link:
         self._base = parts.path.rstrip("/")
         kind = HTTPConnection if parts.scheme == "http" else HTTPSConnection
         self._connection = kind(host, port, timeout=CONNECT)
+        self._connection.response_class = _Response
         self._used = 0.0
         self._holds: tuple[str, ...] | None = None
 
@@ -179,6 +190,18 @@ def _whole(response: HTTPResponse, until: float) -> bytes:
         raise Unwell("cut", f"{announced} bytes are announced, {size} came")
     response.close()
     return b"".join(parts)
+
+
+def fault(answer: Answer, route: str) -> Unwell:
+    """What an answer other than 200 says of its server; `route` is asked where the path is not known there."""
+    said = f"status {answer.status}: {answer.said}"
+    if answer.status in {401, 403}:
+        return Unwell("key", said)
+    if answer.status in {404, 405}:
+        return Unwell("route", f"{said}: {route}")
+    if answer.status in {429, 503}:
+        return Unwell("busy", said)
+    return Unwell("server-error" if answer.status >= 500 else "rejected", said)
 
 
 def wave_of(answer: Answer, *, streamed: bool = False) -> Wave:

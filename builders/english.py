@@ -6,12 +6,9 @@ telephone number, a year, a range) is in words before.
 """
 
 import re
-from collections.abc import Callable
 
+from tarsia.builders.rules import Rule, rule
 from tarsia.builders.spelling import read
-
-Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-
 
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -184,59 +181,55 @@ def _signed(text: str) -> str:
     return f"minus {_number(text[1:])}" if text.startswith("-") else _number(text)
 
 
-def _rule(pattern: str, said: str | Callable[[re.Match[str]], str]) -> Rule:
-    return re.compile(pattern), said
-
-
 _AREAS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet", "yd": "yards"}
 _COUNT = "\u2061"  # before a number that is no year, since it was written with a comma
 
 RULES: tuple[Rule, ...] = (
-    _rule(r"[\"“”()（）\[\]【】「」『』《》]", " "),
-    _rule(
+    rule(r"[\"“”()（）\[\]【】「」『』《》]", " "),
+    rule(
         r"(?<![\w.])(?:" + "|".join(re.escape(word) for word in _WORDS) + r")(?![A-Za-z])",
         lambda found: _WORDS[found[0]] + ("." if found[0] == "etc." and found.end() == len(found.string) else ""),
     ),
-    _rule(r"\bSt\. (?=[A-Z])", "Saint "),
-    _rule(r"(?<=[a-z] )(St|Ave|Rd)\.", lambda found: {"St": "Street", "Ave": "Avenue", "Rd": "Road"}[found[1]]),
-    _rule(r"\bkm/hr\b", "km/h"),
-    _rule(r"(?<!\d)(?<!\d\s)\b([A-Za-z]{2,})/([a-z]{2,})\b", r"\1 or \2"),
-    _rule(rf"\b({_PARTS}) ([IVX]+)\b", lambda found: f"{found[1]} {cardinal(_roman(found[2]))}"),
-    _rule(rf"\b({_REIGNS}) ([IVX]+)\b", lambda found: f"{found[1]} the {ordinal(_roman(found[2]))}"),
-    _rule(r"[$£€¥]\s?\d[\d,]*\d", lambda found: found[0].replace(",", "")),
-    _rule(r"(?<![\w.,])([1-9]),(\d{3})(?![,.]?\d)", _COUNT + r"\1\2"),
-    _rule(r"(?<=\d),(?=\d{3}(?!\d))", ""),
-    _rule(r"(?<=\d),(?=\d)", ", "),
-    _rule(r"\b24/7\b", "twenty four seven"),
-    _rule(r"\b9/11\b", "nine eleven"),
-    _rule(r"(?:(?<=\s)|^)#\s?(?=\d)", "number "),
-    _rule(r"\b(?:No\.|Nos\.|Nr\.) ?(?=\d)", "number "),
+    rule(r"\bSt\. (?=[A-Z])", "Saint "),
+    rule(r"(?<=[a-z] )(St|Ave|Rd)\.", lambda found: {"St": "Street", "Ave": "Avenue", "Rd": "Road"}[found[1]]),
+    rule(r"\bkm/hr\b", "km/h"),
+    rule(r"(?<!\d)(?<!\d\s)\b([A-Za-z]{2,})/([a-z]{2,})\b", r"\1 or \2"),
+    rule(rf"\b({_PARTS}) ([IVX]+)\b", lambda found: f"{found[1]} {cardinal(_roman(found[2]))}"),
+    rule(rf"\b({_REIGNS}) ([IVX]+)\b", lambda found: f"{found[1]} the {ordinal(_roman(found[2]))}"),
+    rule(r"[$£€¥]\s?\d[\d,]*\d", lambda found: found[0].replace(",", "")),
+    rule(r"(?<![\w.,])([1-9]),(\d{3})(?![,.]?\d)", _COUNT + r"\1\2"),
+    rule(r"(?<=\d),(?=\d{3}(?!\d))", ""),
+    rule(r"(?<=\d),(?=\d)", ", "),
+    rule(r"\b24/7\b", "twenty four seven"),
+    rule(r"\b9/11\b", "nine eleven"),
+    rule(r"(?:(?<=\s)|^)#\s?(?=\d)", "number "),
+    rule(r"\b(?:No\.|Nos\.|Nr\.) ?(?=\d)", "number "),
     # telephone numbers
-    _rule(
+    rule(
         r"(?<![\w-])(?:\+?\d{1,3}[- ])?(?:\(?\d{3}\)?[- ]\s?)?\d{3}-\d{4}(?![\w-])|(?<![\w.])\+\d[\d -]{6,}\d\b",
         lambda found: digits(found[0]) if _telephone(found) else found[0],
     ),
-    _rule(r"(?i)(?<=\bcall )\d{3,5}\b|(?<=\bdial )\d{3,5}\b", lambda found: digits(found[0])),
+    rule(r"(?i)(?<=\bcall )\d{3,5}\b|(?<=\bdial )\d{3,5}\b", lambda found: digits(found[0])),
     # money
-    _rule(
+    rule(
         rf"(?i)(?P<sign>(?:US|HK)?\$|[£€¥])\s?(?P<amount>{_AMOUNT})(?:\s?(?:-|to)\s?[$£€¥]?(?P<to>{_AMOUNT}))?"
         r"(?P<scale>\s?(?:k|mn?|bn?|thousand|million|billion|trillion)\b)?",
         _money,
     ),
     # dates, years and clock times
-    _rule(rf"\b{_MONTH} (?P<day>[0-3]?\d)(?:st|nd|rd|th)?\b(?:,? (?P<year>[12]\d{{3}})\b)?(?!\d)", _month_day),
-    _rule(rf"\b(?P<day>[0-3]?\d)(?:st|nd|rd|th)? {_MONTH}\b(?:,? (?P<year>[12]\d{{3}})\b)?", _month_day),
-    _rule(
+    rule(rf"\b{_MONTH} (?P<day>[0-3]?\d)(?:st|nd|rd|th)?\b(?:,? (?P<year>[12]\d{{3}})\b)?(?!\d)", _month_day),
+    rule(rf"\b(?P<day>[0-3]?\d)(?:st|nd|rd|th)? {_MONTH}\b(?:,? (?P<year>[12]\d{{3}})\b)?", _month_day),
+    rule(
         r"\b(?P<month>0?[1-9]|1[0-2])/(?P<day>0?[1-9]|[12]\d|3[01])/(?P<year>[12]\d{3})\b",
         lambda found: f"{_NAMES[int(found['month']) - 1]} {ordinal(int(found['day']))}, "
         f"{year(int(found['year']))}",
     ),
-    _rule(
+    rule(
         r"\b(?P<year>[12]\d{3})[-/](?P<month>0?[1-9]|1[0-2])[-/](?P<day>0?[1-9]|[12]\d|3[01])\b",
         lambda found: f"{_NAMES[int(found['month']) - 1]} {ordinal(int(found['day']))}, "
         f"{year(int(found['year']))}",
     ),
-    _rule(
+    rule(
         r"\b(\d\d)?(\d)0'?s\b",
         lambda found: (
             f"{cardinal(int(found[1]))} hundreds"
@@ -246,61 +239,61 @@ RULES: tuple[Rule, ...] = (
             else (f"{cardinal(int(found[1]))} " if found[1] else "") + _plural(_TENS[int(found[2])])
         ),
     ),
-    _rule(
+    rule(
         r"\b(1[1-9]\d\d|20\d\d)\s?-\s?(1[1-9]\d\d|20\d\d)\b",
         lambda found: f"{year(int(found[1]))} to {year(int(found[2]))}",
     ),
-    _rule(r"\b(1[1-9]\d\d|20\d\d)-(\d\d)\b", lambda found: f"{year(int(found[1]))} to {year(int(found[2]))}"),
-    _rule(r"\b\d{1,2}:[0-5]\d:[0-5]\d\b", lambda found: read(found[0], "en")),
-    _rule(r"(?<=:\d\d)\s?(?:-|~)\s?(?=\d)", " to "),
-    _rule(
+    rule(r"\b(1[1-9]\d\d|20\d\d)-(\d\d)\b", lambda found: f"{year(int(found[1]))} to {year(int(found[2]))}"),
+    rule(r"\b\d{1,2}:[0-5]\d:[0-5]\d\b", lambda found: read(found[0], "en")),
+    rule(r"(?<=:\d\d)\s?(?:-|~)\s?(?=\d)", " to "),
+    rule(
         r"\b(?P<hour>[01]?\d|2[0-4])(?::(?P<minute>[0-5]\d))?\s?(?P<half>[ap]\.m\.|[AP]\.M\.|[ap]m\b|[AP]M\b)", _clock
     ),
-    _rule(r"(?<![\d:])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?P<half>)(?![\d:])", _clock),
-    _rule(r"\b(\d+):(\d+)(?::(\d+))?\b", lambda found: " to ".join(_number(part) for part in found.groups() if part)),
+    rule(r"(?<![\d:])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?P<half>)(?![\d:])", _clock),
+    rule(r"\b(\d+):(\d+)(?::(\d+))?\b", lambda found: " to ".join(_number(part) for part in found.groups() if part)),
     # ranges, sizes, signs beside numbers
-    _rule(r"(\d+)\s?(?:ft|feet) (\d+)\s?in\b", lambda found: f"{_number(found[1])} feet {_number(found[2])} inches"),
-    _rule(r"(\d) in\.(?=\s[a-z]|$)", r"\1 inches"),
-    _rule(r"\b(\d)'\s?(\d\d?)(?:\"|''|\b)", lambda found: f"{_ONES[int(found[1])]} foot {cardinal(int(found[2]))}"),
-    _rule(r"(?<![A-Za-z])v\.?\s?(?=\d)", "version "),
-    _rule(r"(?<![\w.])(\d+(?:\.\d+){2,})\b", lambda found: " point ".join(map(_number, found[1].split(".")))),
-    _rule(r"(?<=\d)\s?[x×](?=\d)|(?<=\dp)\s?[x×]\s?(?=\d)", " by "),
-    _rule(r"(?<=\d)\s[x×*]\s(?=\d)|(?<=\d)\*(?=\d)|(?<=\w)\s\*\s(?=\w)", " times "),
-    _rule(r"(?<=\d)x\b(?=\s(?:faster|more|larger|bigger|as|the|better|higher|smaller))", " times"),
-    _rule(
+    rule(r"(\d+)\s?(?:ft|feet) (\d+)\s?in\b", lambda found: f"{_number(found[1])} feet {_number(found[2])} inches"),
+    rule(r"(\d) in\.(?=\s[a-z]|$)", r"\1 inches"),
+    rule(r"\b(\d)'\s?(\d\d?)(?:\"|''|\b)", lambda found: f"{_ONES[int(found[1])]} foot {cardinal(int(found[2]))}"),
+    rule(r"(?<![A-Za-z])v\.?\s?(?=\d)", "version "),
+    rule(r"(?<![\w.])(\d+(?:\.\d+){2,})\b", lambda found: " point ".join(map(_number, found[1].split(".")))),
+    rule(r"(?<=\d)\s?[x×](?=\d)|(?<=\dp)\s?[x×]\s?(?=\d)", " by "),
+    rule(r"(?<=\d)\s[x×*]\s(?=\d)|(?<=\d)\*(?=\d)|(?<=\w)\s\*\s(?=\w)", " times "),
+    rule(r"(?<=\d)x\b(?=\s(?:faster|more|larger|bigger|as|the|better|higher|smaller))", " times"),
+    rule(
         rf"({_AMOUNT})\s?(km|m|cm|mm|ft|yd)\^([23])\b",
         lambda found: f"{_number(found[1])} {'square' if found[3] == '2' else 'cubic'} {_AREAS[found[2]]}",
     ),
-    _rule(r"(?<=[\w)])\^2\b", " squared "),
-    _rule(r"(?<=[\w)])\^3\b", " cubed "),
-    _rule(r"\^(?=\d)", " to the power of "),
-    _rule(r"(?<=[\d%])\+(?=\s[A-Za-z])", " plus"),
-    _rule(r"~\s?(?=\d)", "about "),
-    _rule(rf"(?<![\w.-])({_AMOUNT})\s?%?\s?(?:-|~|to)\s?({_AMOUNT})\s?%", r"\1 to \2 percent"),
-    _rule(rf"(?<![\w.=+*/-])(?<![=+*/-] )({_AMOUNT})-({_COUNT}?{_AMOUNT})(?=[\s,.?!;:°]|$|[a-z])", r"\1 to \2"),
-    _rule(r"(?<=\d)(?:\s-\s|-)(?=\d)|(?<=\w)\s-\s(?=\d)|(?<=\d)\s-\s(?=\w)", " minus "),
-    _rule(rf"(?:(?<=[\s,=])|(?<=^))-(?={_AMOUNT})", "minus "),
-    _rule(r"(?<=[A-Za-z])-(?=\d)", " "),
+    rule(r"(?<=[\w)])\^2\b", " squared "),
+    rule(r"(?<=[\w)])\^3\b", " cubed "),
+    rule(r"\^(?=\d)", " to the power of "),
+    rule(r"(?<=[\d%])\+(?=\s[A-Za-z])", " plus"),
+    rule(r"~\s?(?=\d)", "about "),
+    rule(rf"(?<![\w.-])({_AMOUNT})\s?%?\s?(?:-|~|to)\s?({_AMOUNT})\s?%", r"\1 to \2 percent"),
+    rule(rf"(?<![\w.=+*/-])(?<![=+*/-] )({_AMOUNT})-({_COUNT}?{_AMOUNT})(?=[\s,.?!;:°]|$|[a-z])", r"\1 to \2"),
+    rule(r"(?<=\d)(?:\s-\s|-)(?=\d)|(?<=\w)\s-\s(?=\d)|(?<=\d)\s-\s(?=\w)", " minus "),
+    rule(rf"(?:(?<=[\s,=])|(?<=^))-(?={_AMOUNT})", "minus "),
+    rule(r"(?<=[A-Za-z])-(?=\d)", " "),
     # measures
-    _rule(
+    rule(
         rf"(?<![\w.])(?P<amount>{_AMOUNT})\s?(?P<unit>" + "|".join(sorted(map(re.escape, _OWN_UNITS), key=len)[::-1])
         + r")(?![\w^/])(?!\s?[+=])",
         _own_unit,
     ),
-    _rule(rf"(?<![\w.])({_AMOUNT})\s?({_UNITS})(?![\w^])", lambda found: _measure(found[1], found[2])),
-    _rule(rf"({_AMOUNT})\s?%", lambda found: f"{_number(found[1])} percent "),
-    _rule(r"(?<![\w/.])(\d{1,3})/(\d{1,3})(?![\w/])", lambda found: _fraction(int(found[1]), int(found[2]))),
-    _rule(r"(?<=\w)\s?/\s?(?=\d)|(?<=\d)\s?/\s?(?=\w)", " divided by "),
-    _rule(r"(\d+)(?:st|nd|rd|th)\b-?", lambda found: f"{ordinal(int(found[1]))} " if len(found[1]) < 16 else found[0]),
-    _rule(rf"\b({_AMOUNT})k\b", lambda found: f"{_number(found[1])} thousand"),
-    _rule(rf"\b({_AMOUNT})M\b", lambda found: f"{_number(found[1])} million"),
+    rule(rf"(?<![\w.])({_AMOUNT})\s?({_UNITS})(?![\w^])", lambda found: _measure(found[1], found[2])),
+    rule(rf"({_AMOUNT})\s?%", lambda found: f"{_number(found[1])} percent "),
+    rule(r"(?<![\w/.])(\d{1,3})/(\d{1,3})(?![\w/])", lambda found: _fraction(int(found[1]), int(found[2]))),
+    rule(r"(?<=\w)\s?/\s?(?=\d)|(?<=\d)\s?/\s?(?=\w)", " divided by "),
+    rule(r"(\d+)(?:st|nd|rd|th)\b-?", lambda found: f"{ordinal(int(found[1]))} " if len(found[1]) < 16 else found[0]),
+    rule(rf"\b({_AMOUNT})k\b", lambda found: f"{_number(found[1])} thousand"),
+    rule(rf"\b({_AMOUNT})M\b", lambda found: f"{_number(found[1])} million"),
     # numbers as they are left: in names, with letters, alone
-    _rule(r"\b(1080|720|480|1440|2160)p\b", lambda found: f"{_pairs(found[1])} p"),
-    _rule(r"(?<=[A-Za-z])(\d{3,})(?![\d.])", lambda found: " " + digits(found[1])),
-    _rule(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])", " "),
-    _rule(r"(?<![\d.])(?:\d+\.\d+|\.\d+)(?!\d)", lambda found: _number(found[0])),
-    _rule(r"\d{16,}|\b0\d+", lambda found: digits(found[0])),
-    _rule(r"\d+", _english_plain),
+    rule(r"\b(1080|720|480|1440|2160)p\b", lambda found: f"{_pairs(found[1])} p"),
+    rule(r"(?<=[A-Za-z])(\d{3,})(?![\d.])", lambda found: " " + digits(found[1])),
+    rule(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])", " "),
+    rule(r"(?<![\d.])(?:\d+\.\d+|\.\d+)(?!\d)", lambda found: _number(found[0])),
+    rule(r"\d{16,}|\b0\d+", lambda found: digits(found[0])),
+    rule(r"\d+", _english_plain),
 )  # fmt: skip
 
 

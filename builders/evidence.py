@@ -11,7 +11,7 @@ Sources of the constants: ranges measured on Kokoro, hibari and eSpeak and on re
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,8 +71,8 @@ class Sound(NamedTuple):
     variation: float  # dB: standard deviation of the levels of the frames that are speech
 
 
-def measure(wave: Wave) -> Sound:
-    """The measures of a clip that is not empty."""
+def measure(wave: Wave, detector: Callable[[Wave], float] | None = None) -> Sound:
+    """The measures of a clip that is not empty; a detector (`builders/detectors.py`) says how much of it is speech."""
     samples = np.asarray(wave.samples, dtype=np.float32)
     frame = round(wave.rate * FRAME)
     count = max(1, len(samples) // frame)
@@ -95,7 +95,7 @@ def measure(wave: Wave) -> Sound:
         lead=int(heard[0]) * FRAME,
         tail=seconds - (int(heard[-1]) + 1) * FRAME,
         gap=float(gaps.max(initial=0.0)),
-        speech=len(heard) * FRAME + float(gaps[gaps <= BRIDGE].sum()),
+        speech=detector(wave) if detector else len(heard) * FRAME + float(gaps[gaps <= BRIDGE].sum()),
         variation=float(levels[heard].std()),
     )
 
@@ -121,7 +121,7 @@ class Calibration(Model):
     tail: float  # s: the least silence that it left at the end
 
 
-def calibrate(spoken: Sequence[tuple[str, Wave]]) -> Calibration:
+def calibrate(spoken: Sequence[tuple[str, Wave]], detector: Callable[[Wave], float] | None = None) -> Calibration:
     """The frozen ranges of a voice, from texts as it will be given and what it made of them.
 
     Medians throughout, so that the few bad clips of a set do no harm; clips that are no speech at all are left out.
@@ -129,7 +129,7 @@ def calibrate(spoken: Sequence[tuple[str, Wave]]) -> Calibration:
     sounds = []
     for text, wave in spoken:
         try:
-            sounds.append((seconds_of(text), sound_of(wave), wave.rate))
+            sounds.append((seconds_of(text), sound_of(wave, detector), wave.rate))
         except Refused:
             continue
     if len(sounds) < max(CALIBRATION_LEAST, CALIBRATION_GOOD * len(spoken)):
@@ -153,11 +153,11 @@ def calibrate(spoken: Sequence[tuple[str, Wave]]) -> Calibration:
     )
 
 
-def sound_of(wave: Wave) -> Sound:
+def sound_of(wave: Wave, detector: Callable[[Wave], float] | None = None) -> Sound:
     """The measures of a clip that may be speech; `Refused` with code and value if it cannot be."""
     if not len(wave.samples) or not np.any(wave.samples):
         raise Refused("silent", f"{len(wave.samples)} samples, all of them zero")
-    sound = measure(wave)
+    sound = measure(wave, detector)
     for code, wrong, said in (
         ("short", sound.seconds < SHORTEST, f"{sound.seconds:.2f} s, less than {SHORTEST} s"),
         ("runaway", sound.seconds >= RUNAWAY, f"{sound.seconds:.1f} s; engines stop at {RUNAWAY:.0f} s"),
@@ -168,20 +168,22 @@ def sound_of(wave: Wave) -> Sound:
         ("lead", sound.lead > LEAD_MOST, f"{sound.lead:.2f} s of silence before the first word"),
         ("tail", sound.tail > TAIL_MOST, f"{sound.tail:.2f} s of silence after the last word"),
         ("gap", sound.gap > GAP_MOST, f"{sound.gap:.2f} s of silence inside"),
-        (
-            "little-speech",
-            sound.speech < SPEECH_LEAST * sound.seconds,
-            f"{sound.speech:.2f} s of speech in {sound.seconds:.2f} s",
-        ),
     ):
         if wrong:
             raise Refused(code, said)
+    enough(sound.speech, sound.seconds)
     return sound
 
 
-def judge(wave: Wave, text: str, calibration: Calibration) -> None:
+def enough(speech: float, seconds: float) -> None:
+    """Nothing if enough of a clip is speech; else `Refused`."""
+    if speech < SPEECH_LEAST * seconds:
+        raise Refused("little-speech", f"{speech:.2f} s of speech in {seconds:.2f} s")
+
+
+def judge(wave: Wave, text: str, calibration: Calibration, detector: Callable[[Wave], float] | None = None) -> None:
     """Nothing if this may be that text in that voice; else `Refused` with the reason and the numbers."""
-    sound = sound_of(wave)
+    sound = sound_of(wave, detector)
     expected, pace = seconds_of(text), calibration.pace
     if sound.speech < pace.least * expected:
         raise Refused("hasty", _paced(sound, expected, pace))

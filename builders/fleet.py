@@ -25,6 +25,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 from tarsia.builders.desk import Desk, Done, Order, Post, R, Request, Tally
 from tarsia.builders.endpoints import Link, Unwell
 from tarsia.builders.evidence import Heard
+from tarsia.builders.recognisers import Transcript
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices, Refused
 from tarsia.schemas.identity import checksum
@@ -61,6 +62,7 @@ class Outcome(NamedTuple):
     name: str
     speech: Wave | Refused | Unwell
     seeds: int  # draws that it took
+    transcript: Transcript | None = None  # of accepted speech that was listened to
 
 
 def seed_of(name: str, draw: int) -> int:
@@ -104,7 +106,7 @@ class Fleet(Generic[R]):
         engine: Served[R],
         judge: Callable[[R, Wave], None],
         *,
-        listen: Callable[[R, Wave], None] | None = None,
+        listen: Callable[[R, Wave], Transcript | None] | None = None,
         rates: Mapping[str, int] | None = None,
         pause: Callable[[int], float] = pause,
         strikes: int = STRIKES,
@@ -174,9 +176,9 @@ class Fleet(Generic[R]):
                 if not held:
                     return
                 done = desk.next()
-                if (speech := self._weigh(desk, done)) is not None:
+                if (outcome := self._weigh(desk, done)) is not None:
                     held -= 1
-                    yield Outcome(done.order.name, speech, done.order.draw + 1)
+                    yield outcome
         finally:
             self._speaking = False
             desk.close()
@@ -226,11 +228,11 @@ class Fleet(Generic[R]):
             post.tired = False
             return
 
-    def _weigh(self, desk: Desk[R], done: Done[R]) -> Wave | Refused | Unwell | None:
+    def _weigh(self, desk: Desk[R], done: Done[R]) -> Outcome | None:
         """The outcome of an answer, or None if the order is under way again."""
         order, post = done.order, done.post
         voice = self._voices.setdefault(order.request.voice, Tally())
-        speech = self._judged(order.request, done.speech, done.hearing)
+        speech, transcript = self._judged(order.request, done.speech, done.hearing)
         for tally in (post.tally, voice):
             tally.asked += 1
             tally.waited += done.waited
@@ -246,6 +248,7 @@ class Fleet(Generic[R]):
             if done.speech is not speech:
                 desk.strike(post, speech)
             return self._pending(desk, done, speech)
+        outcome = Outcome(order.name, speech, order.draw + 1, transcript)
         if isinstance(speech, Refused) and done.speech is not speech:
             order.refusals += 1
             if order.refusals < SEEDS:
@@ -254,33 +257,32 @@ class Fleet(Generic[R]):
                 return None
         else:
             desk.well(done)
-        return speech
+        return outcome
 
     def _judged(
-        self, request: R, speech: Wave | Refused | Unwell, hearing: Future[None] | None
-    ) -> Wave | Refused | Unwell:
+        self, request: R, speech: Wave | Refused | Unwell, hearing: Future[Transcript | None] | None
+    ) -> tuple[Wave | Refused | Unwell, Transcript | None]:
         if not isinstance(speech, Wave):
-            return speech
+            return speech, None
         rate = self._rates.get(request.voice, speech.rate)
         if speech.rate != rate:
-            return Unwell("rate", f"{speech.rate} Hz, where voice '{request.voice}' speaks at {rate} Hz")
+            return Unwell("rate", f"{speech.rate} Hz, where voice '{request.voice}' speaks at {rate} Hz"), None
         try:
             self._judge(request, speech)
-            if hearing:
-                hearing.result()
+            transcript = hearing.result() if hearing else None
         except Refused as refused:
-            return refused.with_traceback(None)
+            return refused.with_traceback(None), None
         if self._heard.other(speech, request.text):
-            return Unwell("same-bytes", "the very samples of another text")
+            return Unwell("same-bytes", "the very samples of another text"), None
         self._rates[request.voice] = rate
-        return speech
+        return speech, transcript
 
-    def _pending(self, desk: Desk[R], done: Done[R], error: Unwell) -> Unwell | None:
+    def _pending(self, desk: Desk[R], done: Done[R], error: Unwell) -> Outcome | None:
         """Sends an order that met a fault on its way again; after `FAULTS` of them it is the outcome."""
         order = done.order
         order.faults += not done.barred and error.code != "unreachable"
         if order.faults >= FAULTS:
-            return error
+            return Outcome(order.name, error, order.draw + 1)
         order.draw += error.code in Unwell.OF_DRAW
         desk.put_back(order, done.post)
         return None

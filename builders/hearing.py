@@ -4,8 +4,9 @@ Both sides are normalised (numbers in words, lower case, no marks; in Mandarin t
 and 幺 counted as 二 and 一), so that only sounds can differ. English is counted in words, Mandarin in characters:
 misheard, missing and added ones, of those that the text has. A clip above the limit is refused as `misheard`.
 
-A check is no part of a voice's identity, for the clip sounds the same whoever listens. It is part of a pool: the first
-run in a lake settles how the pool's clips are checked, and later runs must check alike, or be another pool.
+A check is no part of a voice's identity, for the clip sounds the same whoever listens. It is part of a pool, as is what
+detects speech in it: the first run in a lake settles how the pool's clips are checked, and later runs must check alike,
+or be another pool.
 """
 
 import re
@@ -13,9 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
+from tarsia.builders import detectors
 from tarsia.builders.fleet import pause as usual_pause
 from tarsia.builders.normalise import normalise
-from tarsia.builders.recognisers import find
+from tarsia.builders.recognisers import Transcript, find
 from tarsia.builders.spelling import simplified
 from tarsia.builders.storage import Store
 from tarsia.builders.voices import Wave
@@ -33,15 +35,28 @@ class Listener:
         self._check = check
         self._ears = find(check.recogniser).open_ears(check, pause=pause)
 
-    def listen(self, wave: Wave, spoken: str, language: str) -> None:
-        """Nothing if the clip says its text; else `Refused`. `Unwell` if nobody listens."""
+    def listen(self, wave: Wave, spoken: str, language: str) -> Transcript | None:
+        """What was heard, if the clip says its text; else `Misheard`. `Unwell` if nobody listens.
+
+        None where the language has no limit: such clips are not listened to.
+        """
         most = self._check.limit(language)
         if most is None:
-            return
+            return None
         heard = self._ears.hear(wave, language)
-        missed = misheard(spoken, heard, language)
-        if missed > most:
-            raise Refused("misheard", f"{missed:.0%} of '{spoken[:_HEARD_MOST]}' in '{heard[:_HEARD_MOST]}'")
+        transcript = Transcript(heard, misheard(spoken, heard, language))
+        if transcript.missed > most:
+            raise Misheard(spoken, transcript)
+        return transcript
+
+
+class Misheard(Refused):
+    """A clip that does not say its text, as far as the recogniser can tell."""
+
+    def __init__(self, spoken: str, transcript: Transcript) -> None:
+        said, heard = spoken[:_HEARD_MOST], transcript.heard[:_HEARD_MOST]
+        super().__init__("misheard", f"{transcript.missed:.0%} of '{said}' in '{heard}'")
+        self.transcript = transcript
 
 
 @lru_cache(maxsize=8)
@@ -93,12 +108,13 @@ def _distance(wanted: Sequence[str], got: Sequence[str]) -> int:
 def settle(store: Store, pool: Pool) -> None:
     """Publishes how the clips of a pool are checked; `BadVoices` if those that are there were checked otherwise."""
     path = f"voices/{pool.name}/check.json"
-    mine = b"" if pool.check is None else canonical(identity(pool.check))
-    if pool.check is not None:
+    if pool.check:
         listener(pool.check)  # tells what is wrong with it before all work
-        if not _stands(store, path) and not next(iter(store.list(f"verdicts/{pool.name}")), None):
-            with suppress(Exists):
-                store.create(path, mine)
+    settings = identity(pool)
+    mine = canonical(settings) if settings else b""
+    if mine and not _stands(store, path) and not next(iter(store.list(f"verdicts/{pool.name}")), None):
+        with suppress(Exists):
+            store.create(path, mine)
     theirs = store.read(path) if _stands(store, path) else b""
     if mine != theirs:
         said = [page.decode() if page else "no check" for page in (theirs, mine)]
@@ -108,10 +124,15 @@ def settle(store: Store, pool: Pool) -> None:
         )
 
 
-def identity(check: Check) -> dict[str, object]:
-    """Everything that a judgement depends on; not where the servers are."""
-    fields = check.model_dump(mode="json", exclude={"endpoints"})
-    return {**fields, "version": find(check.recogniser).version()}
+def identity(pool: Pool) -> dict[str, object]:
+    """Everything that a judgement depends on besides this package's own rules; not where the servers are."""
+    settings: dict[str, object] = {}
+    if pool.check:
+        fields = pool.check.model_dump(mode="json", exclude={"endpoints"})
+        settings |= {**fields, "version": find(pool.check.recogniser).version()}
+    if pool.detector != "energy":
+        settings["detector"] = f"{pool.detector} of {detectors.version(pool.detector)}"
+    return settings
 
 
 def _stands(store: Store, path: str) -> bool:

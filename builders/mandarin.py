@@ -5,11 +5,9 @@ wetext knows which 2 is 两 and which 1 is 幺, dates, clock times and measures.
 """
 
 import re
-from collections.abc import Callable
 
+from tarsia.builders.rules import Rule, rule
 from tarsia.builders.spelling import read
-
-Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
 _AMOUNT = r"\d+(?:\.\d+)?"
 
@@ -72,10 +70,6 @@ _FAMILIAR = {"211": "二幺幺", "985": "九八五", "996": "九九六", "007": 
 _DAYS = r"(\d{1,2})[./·](\d{1,2})(?=事件|袭击|恐|惨案|运动|起义|事变|[一-鿿]{0,3}节)"
 
 
-def _rule(pattern: str, said: str | Callable[[re.Match[str]], str]) -> Rule:
-    return re.compile(pattern), said
-
-
 _UNITS = {  # that wetext leaves as they are
     "GHz": "吉赫", "MHz": "兆赫", "kHz": "千赫", "Hz": "赫兹", "kWh": "千瓦时", "kW": "千瓦", "V": "伏", "W": "瓦",
     "A": "安", "L": "升", "dB": "分贝",
@@ -83,81 +77,81 @@ _UNITS = {  # that wetext leaves as they are
 _LENGTHS = {"km": "千米", "dm": "分米", "cm": "厘米", "mm": "毫米", "m": "米"}
 
 RULES: tuple[Rule, ...] = (
-    _rule(r"[\"“”()（）\[\]【】「」『』《》]", " "),
-    _rule(r"(?<=\d)，(?=\d)", "， "),
-    _rule(r"(?<=\d),(?=\d{3}(?!\d))", ""),
-    _rule(r"(?<=\d)：(?=\d)", ":"),
-    _rule(r"(?<=\d),(?=\d)", "，"),
-    _rule(r"(?i)\bNo\. ?(?=\d)", "第"),
-    _rule(r"#\s?(?=\d)", ""),
-    _rule(r"[￥¥](\d[\d.]*)\s?(?=元|块)", r"\1"),
-    _rule(r"[￥¥](\d[\d.]*)(?P<scale>[万亿]?)", r"\1\g<scale>元"),
-    _rule(r"HK\$\s?(\d[\d.]*)([万亿]?)", r"\1\2港元"),
-    _rule(r"(?:US)?\$\s?(\d[\d.]*)(?P<scale>[万亿]?)", r"\1\g<scale>美元"),
-    _rule(r"£\s?(\d[\d.]*)([万亿]?)", r"\1\2英镑"),
-    _rule(r"(?<!\d)2(?=点(?:半|钟|整|左右|多|前|后|到|\d\d))", "两"),
-    _rule(r"€\s?(\d[\d.]*)|(\d[\d.]*)\s?€", lambda found: f"{found[1] or found[2]}欧元"),
-    _rule(r"(?<!\d)(\d{1,12})(?:st|nd|rd|th)\b", lambda found: f"第{numeral(int(found[1]))}"),
-    _rule(_DAYS, lambda found: _han_digits(found[1]) + _han_digits(found[2])),
-    _rule(r"(?<!\d)24/7(?!\d)", "二十四乘七"),
-    _rule(r"第\s?(\d{1,12})(?![\d.])", lambda found: f"第{numeral(int(found[1]))}"),
-    _rule(
+    rule(r"[\"“”()（）\[\]【】「」『』《》]", " "),
+    rule(r"(?<=\d)，(?=\d)", "， "),
+    rule(r"(?<=\d),(?=\d{3}(?!\d))", ""),
+    rule(r"(?<=\d)：(?=\d)", ":"),
+    rule(r"(?<=\d),(?=\d)", "，"),
+    rule(r"(?i)\bNo\. ?(?=\d)", "第"),
+    rule(r"#\s?(?=\d)", ""),
+    rule(r"[￥¥](\d[\d.]*)\s?(?=元|块)", r"\1"),
+    rule(r"[￥¥](\d[\d.]*)(?P<scale>[万亿]?)", r"\1\g<scale>元"),
+    rule(r"HK\$\s?(\d[\d.]*)([万亿]?)", r"\1\2港元"),
+    rule(r"(?:US)?\$\s?(\d[\d.]*)(?P<scale>[万亿]?)", r"\1\g<scale>美元"),
+    rule(r"£\s?(\d[\d.]*)([万亿]?)", r"\1\2英镑"),
+    rule(r"(?<!\d)2(?=点(?:半|钟|整|左右|多|前|后|到|\d\d))", "两"),
+    rule(r"€\s?(\d[\d.]*)|(\d[\d.]*)\s?€", lambda found: f"{found[1] or found[2]}欧元"),
+    rule(r"(?<!\d)(\d{1,12})(?:st|nd|rd|th)\b", lambda found: f"第{numeral(int(found[1]))}"),
+    rule(_DAYS, lambda found: _han_digits(found[1]) + _han_digits(found[2])),
+    rule(r"(?<!\d)24/7(?!\d)", "二十四乘七"),
+    rule(r"第\s?(\d{1,12})(?![\d.])", lambda found: f"第{numeral(int(found[1]))}"),
+    rule(
         rf"({_SPELT})((?:是|为|:|：|\s)*)(\d[\d-]*)",
         lambda found: f"{found[1]}{found[2].replace(':', '：')}{_han_digits(found[3], one='幺')}",
     ),
-    _rule(
+    rule(
         r"(?<!\d)0\d{2,3}-\d{7,8}(?!\d)|(?<!\d)[48]00-\d{3}-\d{4}(?!\d)",
         lambda found: _han_digits(found[0], one="幺"),
     ),
-    _rule(
+    rule(
         rf"(?<![\d.])({'|'.join(_FAMILIAR)})(?=大学|高校|院校|工作制|工程|公司|软件|网|$)",
         lambda found: _FAMILIAR[found[1]],
     ),
-    _rule(rf"(?<![\d.])(\d{{3,4}})(?={_NAMED})", lambda found: _han_digits(found[1])),
-    _rule(r"(?<![\d.])([3-9]\d\d)(?=路公交|路车|路汽车|房间?|室|寝室)", lambda found: _han_digits(found[1])),
-    _rule(
+    rule(rf"(?<![\d.])(\d{{3,4}})(?={_NAMED})", lambda found: _han_digits(found[1])),
+    rule(r"(?<![\d.])([3-9]\d\d)(?=路公交|路车|路汽车|房间?|室|寝室)", lambda found: _han_digits(found[1])),
+    rule(
         r"(?<![\d/])(0?[1-9]|[12]\d|3[01])/(0?[1-9]|1[0-2])/([12]\d{3})(?!\d)",
         lambda found: f"{found[3]}年{int(found[2])}月{int(found[1])}日",
     ),
-    _rule(
+    rule(
         r"(?<![\d/])(0?[1-9]|1[0-2])/(0?[1-9]|[12]\d|3[01])/([12]\d{3})(?!\d)",
         lambda found: f"{found[3]}年{int(found[1])}月{int(found[2])}日",
     ),
-    _rule(
+    rule(
         r"(?<!\d)([12]\d{3})[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\d|3[01])(?!\d)",
         lambda found: f"{found[1]}年{int(found[2])}月{int(found[3])}日",
     ),
-    _rule(r"(?<!\d)((?:19|20)\d\d)(?=届|世界杯|奥运|赛季|款|春节|高考)", lambda found: _han_digits(found[0])),
-    _rule(
+    rule(r"(?<!\d)((?:19|20)\d\d)(?=届|世界杯|奥运|赛季|款|春节|高考)", lambda found: _han_digits(found[0])),
+    rule(
         r"(?<!\d)((?:1[5-9]|20)\d\d)\s?[-—~至到]\s?((?:1[5-9]|20)\d\d)(?!\d)",
         lambda found: f"{_han_digits(found[1])}到{_han_digits(found[2])}",
     ),
-    _rule(rf"({_AMOUNT})%?\s?(?:-|~|—)\s?({_AMOUNT})%", _percent_range),
-    _rule(r"(?<![\w.])v\.?\s?(?=\d)", "版本"),
-    _rule(r"(?<![\d.])\d+(?:\.\d+){2,}", lambda found: "点".join(_han_digits(part) for part in found[0].split("."))),
-    _rule(r"(?<=\d)\s?[x×*X]\s?(?=\d)", "乘"),
-    _rule(r"(?<=\d)\s?÷\s?(?=\d)", "除以"),
-    _rule(
+    rule(rf"({_AMOUNT})%?\s?(?:-|~|—)\s?({_AMOUNT})%", _percent_range),
+    rule(r"(?<![\w.])v\.?\s?(?=\d)", "版本"),
+    rule(r"(?<![\d.])\d+(?:\.\d+){2,}", lambda found: "点".join(_han_digits(part) for part in found[0].split("."))),
+    rule(r"(?<=\d)\s?[x×*X]\s?(?=\d)", "乘"),
+    rule(r"(?<=\d)\s?÷\s?(?=\d)", "除以"),
+    rule(
         r"(\d)\s?(km|dm|cm|mm|m)\^([23])",
         lambda found: found[1] + ("平方" if found[3] == "2" else "立方") + _LENGTHS[found[2]],
     ),
-    _rule(r"(?<=[A-Za-z\d])\^2(?!\d)", "的平方"),
-    _rule(r"(?<=[A-Za-z\d])\^3(?!\d)", "的立方"),
-    _rule(r"\^(?=\d)", "的幂 "),
-    _rule(r"(?<=\d)\+(?=[一-鿿])", "多"),
-    _rule(r"[\w.\s+*=乘-]*[+=][\w.\s+*=乘-]*", _equation),
-    _rule(r"(?<![A-Za-z\d.-])(\d+(?:\.\d+)?)[-—~](\d+(?:\.\d+)?)(?!\d*[-—~/])", r"\1到\2"),
-    _rule(r"(?<=\d)\s-\s(?=\d)", "减"),
-    _rule(r"(?<=[A-Za-z])-(?=\d)", " "),
-    _rule(r"(?<=[\d一-鿿])\s-\s(?=\d)", "，"),
-    _rule(
+    rule(r"(?<=[A-Za-z\d])\^2(?!\d)", "的平方"),
+    rule(r"(?<=[A-Za-z\d])\^3(?!\d)", "的立方"),
+    rule(r"\^(?=\d)", "的幂 "),
+    rule(r"(?<=\d)\+(?=[一-鿿])", "多"),
+    rule(r"[\w.\s+*=乘-]*[+=][\w.\s+*=乘-]*", _equation),
+    rule(r"(?<![A-Za-z\d.-])(\d+(?:\.\d+)?)[-—~](\d+(?:\.\d+)?)(?!\d*[-—~/])", r"\1到\2"),
+    rule(r"(?<=\d)\s-\s(?=\d)", "减"),
+    rule(r"(?<=[A-Za-z])-(?=\d)", " "),
+    rule(r"(?<=[\d一-鿿])\s-\s(?=\d)", "，"),
+    rule(
         r"(?<=[A-Za-z])\s?(\d{3,})(?![\d.A-Za-z])(?!\s?[年月日个位人元块])",
         lambda found: " " + _han_digits(found[1]),
     ),
-    _rule(r"(?<!\d)(1080|720|480|1440|2160)[pP]\b", lambda found: _han_digits(found[1]) + "P"),
-    _rule(rf"(\d)\s?({'|'.join(_UNITS)})\b", lambda found: found[1] + _UNITS[found[2]]),
-    _rule(r"(\d)\s(?=(?:km|cm|mm|kg|mg|g|m|ml|s|min|h)\b)", r"\1"),
-    _rule(r"[^，。？！；\n]+", _wetext_reads),
-    _rule(r"\d+", lambda found: _han_digits(found[0])),
-    _rule(r"(?<=[零一二三四五六七八九十百千])\.(?=[零一二三四五六七八九])", "点"),
+    rule(r"(?<!\d)(1080|720|480|1440|2160)[pP]\b", lambda found: _han_digits(found[1]) + "P"),
+    rule(rf"(\d)\s?({'|'.join(_UNITS)})\b", lambda found: found[1] + _UNITS[found[2]]),
+    rule(r"(\d)\s(?=(?:km|cm|mm|kg|mg|g|m|ml|s|min|h)\b)", r"\1"),
+    rule(r"[^，。？！；\n]+", _wetext_reads),
+    rule(r"\d+", lambda found: _han_digits(found[0])),
+    rule(r"(?<=[零一二三四五六七八九十百千])\.(?=[零一二三四五六七八九])", "点"),
 )  # fmt: skip

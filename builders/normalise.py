@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from tarsia.builders import english, mandarin, spelling
+from tarsia.builders.rules import read_by
 
 RULES = 1  # of ours; another number where they speak any text differently
 
@@ -34,9 +35,7 @@ _PASSES = 4  # the second changes nothing but where one sign, left out, has join
 
 def _once(text: str, language: str) -> str:
     text = _plain(_VULGAR.sub(" and " if language == "en" else "又", text))
-    for pattern, said in english.RULES if language == "en" else mandarin.RULES:
-        text = pattern.sub(said, text)
-    return _tidy(text, language)
+    return _tidy(read_by(english.RULES if language == "en" else mandarin.RULES, text), language)
 
 
 def _plain(text: str) -> str:

@@ -24,7 +24,7 @@ from tarsia.manifests.places import Group, Place, plain
 from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
-from tarsia.schemas.manifest import WRITING, Manifest, Packs, Writing, stage_path
+from tarsia.schemas.manifest import PACKS, WRITING, Manifest, Packs, Writing, stage_path
 from tarsia.schemas.recipe import Context as Settings
 from tarsia.schemas.sample import Kind, Sample
 from tarsia.schemas.shard import Stored
@@ -270,12 +270,21 @@ class InPacks:
 
 
 def packs(store: Store, manifest: Manifest, identity: str) -> Packs | None:
-    """The packed shards of a stage, if they were made for this very manifest; else none."""
+    """The packed shards of a stage, if they were made for this very manifest; else none.
+
+    Raises `Corrupt` where another version of Tarsia packed them.
+    """
+    path = f"{stage_path(manifest.model, manifest.name)}/packed.json"
     try:
-        listing = Packs.model_validate_json(store.read(f"{stage_path(manifest.model, manifest.name)}/packed.json"))
+        listing = Packs.model_validate_json(store.read(path))
     except NotThere:
         return None
-    return listing if listing.manifest == identity and listing.shards else None
+    if listing.manifest != identity or not listing.shards:
+        return None
+    if listing.format != PACKS:
+        next_ = f"tarsia pack {store.url} --stage {manifest.model}/{manifest.name}"
+        raise Corrupt(f"{store.url}/{path} has format {listing.format}, not {PACKS}: pack the stage again ({next_})")
+    return listing
 
 
 class _Bad(Exception):

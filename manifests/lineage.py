@@ -19,7 +19,7 @@ from tarsia.builders.tables import get_table
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
 from tarsia.schemas.identity import draw_of, key_of, start
-from tarsia.schemas.lake import CorpusState
+from tarsia.schemas.lake import CorpusState, SpeechState
 from tarsia.schemas.manifest import Ask, Manifest
 from tarsia.schemas.model import Model
 from tarsia.schemas.shard import Shard, Stored
@@ -46,6 +46,19 @@ class Place(Model):
     unplaced: str | None = None
 
 
+class Utterance(Model):
+    """A question that a voice was asked to say: what it said and what was heard of it, or why it did not."""
+
+    pool: str
+    turn: int
+    voice: str = ""
+    spoken: str = ""
+    seconds: float = 0.0
+    heard: str | None = None  # none: nobody listened
+    missed: float | None = None  # of 1
+    refused: str | None = None
+
+
 class Record(Model):
     """A record of the lake: where it came from, where it lies, and what trains on it."""
 
@@ -56,6 +69,7 @@ class Record(Model):
     offset: int | None = None
     length: int | None = None
     quarantined: str | None = None
+    utterances: tuple[Utterance, ...] = ()
     places: tuple[Place, ...] = ()
 
 
@@ -139,12 +153,25 @@ class Lineage:
             tar=shard.tar.path,
             offset=mine["offset"],
             length=mine["length"],
+            utterances=tuple(self._utterances(state, key)),
             places=tuple(
                 place
                 for manifest in (self._manifests if only is None else only)
                 for place in self._places(manifest, state, key, rank, group)
             ),
         )
+
+    def _utterances(self, state: CorpusState, key: str) -> Iterator[Utterance]:
+        for speech in self._snapshot.speech:
+            if speech.corpus != state.corpus.name or (found := self._leaf(speech, draw_of(key))) is None:
+                continue
+            table = get_table(self._store, found[0].index, ("key", "clips", "refused"))
+            for row in table.filter(pc.equal(table["key"], key)).to_pylist():
+                for clip in row["clips"]:
+                    facts = {name: clip[name] for name in ("turn", "voice", "spoken", "heard", "missed")}
+                    yield Utterance(pool=speech.pool, seconds=clip["samples"] / clip["rate"], **facts)
+                for refusal in row["refused"]:
+                    yield Utterance(pool=speech.pool, turn=refusal["turn"], refused=refusal["reason"])
 
     def _row(self, state: CorpusState, key: str) -> tuple[Shard, int] | None:
         """The shard that holds a key, and its rank in the corpus."""
@@ -155,7 +182,7 @@ class Lineage:
         at = pc.index(get_table(self._store, shard.index, ("key",))["key"], key).as_py()
         return None if at < 0 else (shard, before + at)
 
-    def _leaf(self, state: CorpusState, draw: int) -> tuple[Shard, int] | None:
+    def _leaf(self, state: CorpusState | SpeechState, draw: int) -> tuple[Shard, int] | None:
         """The shard that covers a draw, and the samples before it."""
         bits, before = f"{draw:064b}", 0
         for shard in state.shards:

@@ -36,7 +36,7 @@ from tarsia.manifests.findings import Book
 from tarsia.manifests.reread import Claim, sound_length, tiles_of, whole
 from tarsia.schemas.errors import NotThere
 from tarsia.schemas.identity import checksum, digest_of
-from tarsia.schemas.manifest import WRITING, Manifest, Packed, Packs, Writing, stage_path
+from tarsia.schemas.manifest import PACKS, WRITING, Manifest, Packed, Packs, Writing, stage_path
 from tarsia.schemas.recipe import Context
 from tarsia.schemas.sample import AUDIO, PLACEHOLDER, Kind, Sample
 
@@ -71,6 +71,9 @@ def reread_packs(store: Store, claim: Claim, book: Book) -> None:
         return
     if packs.manifest != digest_of(manifest.model_dump(mode="json")):
         return  # of an earlier plan, and says so
+    book.equal(claim.where, "format of the packed tars", packs.format, PACKS)
+    if packs.format != PACKS:
+        return
     _check_writing(claim, packs.writing, book)
     first = 0
     for packed in packs.shards:

@@ -5,7 +5,7 @@ would have given. New objects stand beside the old ones, which no reader of an o
 verdicts, which belong to no snapshot, change where they lie, and after everything else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.clips import read_verdicts
 from tarsia.builders.quarantine import put_rows
 from tarsia.builders.shards import TarWriter, members
 from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
-from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
+from tarsia.builders.tables import get_table, get_tables, put_table, to_parquet
 from tarsia.builders.tombstones import standing_for
 from tarsia.pipelines.build import Rows, put_leaf
 from tarsia.pipelines.sidecars import put_sidecar
@@ -190,7 +191,8 @@ class Segment(NamedTuple):
 def questions_of(store: Store, shards: Sequence[Shard], sidecars: Sequence[Shard], keys: pa.Array) -> set[str]:
     """What voices were given of the questions of some samples, by the rules of now and of when it was spoken."""
     said: set[str] = set()
-    for shard in shards if any(True for _ in store.list("verdicts")) else ():
+    spoken = any(True for folder in ("verdicts", "work/speak") for _ in store.list(folder))
+    for shard in shards if spoken else ():
         facts, text = get_table(store, shard.index, ("key", "language")), get_table(store, shard.text)
         mine = pc.is_in(text["key"], value_set=keys)
         languages = facts.filter(mine)["language"].to_pylist()
@@ -210,14 +212,20 @@ def phrases_of(store: Store, corpus: str, shards: Sequence[Shard]) -> list[str]:
     return [path for path, parts in places if parts[2] == corpus and parts[3] in names]
 
 
-def segments(store: Store, said: set[str], snapshot: Snapshot) -> list[Segment]:
-    """The verdicts on some texts, and on the same sound, whose clips no sidecar of the snapshot has."""
+def segments(store: Store, said: set[str], snapshot: Snapshot, clips: Iterable[str] = ()) -> list[Segment]:
+    """The verdicts on some texts or clips, and on the same sound, whose clips no sidecar of the snapshot has."""
     found = []
-    pools = sorted({entry.path.split("/")[1] for entry in store.list("verdicts")}) if said else []
+    names = pa.array(sorted(clips), pa.string())
+    pools = sorted({entry.path.split("/")[1] for entry in store.list("verdicts")}) if said or len(names) else []
     for pool in pools:
-        every = [(entry.path, _verdicts(store, entry.path)) for entry in store.list(f"verdicts/{pool}")]
+        every = [
+            (entry.path, read_verdicts(store, entry.path).combine_chunks()) for entry in store.list(f"verdicts/{pool}")
+        ]
         texts = pa.array(sorted(said), pa.string())
-        meant = [pc.is_in(table["spoken"], value_set=texts) for _, table in every]
+        meant = [
+            pc.or_(pc.is_in(table["spoken"], value_set=texts), pc.is_in(table["clip"], value_set=names))
+            for _, table in every
+        ]
         if not any(pc.any(one).as_py() for one in meant):
             continue
         used = _clips_of(store, snapshot, pool)
@@ -232,11 +240,6 @@ def segments(store: Store, said: set[str], snapshot: Snapshot) -> list[Segment]:
             if pc.any(goes).as_py():
                 found.append(Segment(path, pool, table, goes))
     return found
-
-
-def _verdicts(store: Store, path: str) -> pa.Table:
-    with store.open(path) as file:
-        return read_parquet(file).cast(VERDICTS).combine_chunks()
 
 
 def _clips_of(store: Store, snapshot: Snapshot, pool: str) -> pa.Array:

@@ -21,11 +21,13 @@ from tarsia.builders.storage import open_store
 from tarsia.builders.voices import find
 from tarsia.manifests.decide import Corpus, choose, circle
 from tarsia.manifests.select import Rows
+from tarsia.pipelines.overtake import is_overtaken
 from tarsia.pipelines.plan import chosen_stages, load
 from tarsia.pipelines.pool import Pool as Workers
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.sidecars import write_sidecars
 from tarsia.pipelines.told import Reach, Spoken, Told, Walk
+from tarsia.schemas.errors import NotThere
 from tarsia.schemas.lake import Snapshot, SpeechState
 from tarsia.schemas.manifest import Ask
 from tarsia.schemas.recipe import Recipe
@@ -133,12 +135,17 @@ class Job:
         self.settled()
         changed = [told for told in self.told.values() if told.changed]
         decisions = [(told.corpus, told.decisions(self.book)) for told in changed]
-        written = write_sidecars(decisions, self.pool.name, self.lake, self.workers, quiet=self.quiet)
+        try:
+            written = write_sidecars(decisions, self.pool.name, self.lake, self.workers, quiet=self.quiet)
+        except NotThere:  # what was being gathered
+            if is_overtaken(self.lake, self.snapshot, self.told):
+                return False
+            raise
         made = {id(told): shards for told, shards in zip(changed, written, strict=True)}
         states = [self._state(told, made.get(id(told))) for told in self.told.values()]
         try:
             self.lake.publish(lambda newest: self._with(newest, states))
-        except _Overtaken:
+        except Overtaken:
             return False
         return True
 
@@ -154,7 +161,7 @@ class Job:
             before, now = (snapshot.corpus(pair[1]) for snapshot in (self.snapshot, newest))
             taken = before and now and before.tombstones != now.tombstones
             if taken or newest.sidecars(*pair) != self.snapshot.sidecars(*pair):
-                raise _Overtaken
+                raise Overtaken
         kept = [state for state in newest.speech if (state.pool, state.corpus) not in mine]
         full = [state for state in states if state.shards]
         return newest.model_copy(
@@ -170,7 +177,7 @@ def _together(parts: Iterable[Rows]) -> Rows:
     return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
-class _Overtaken(Exception):
+class Overtaken(Exception):
     """Another job has published sidecars of the same pool and corpus, or samples of it were taken down."""
 
 

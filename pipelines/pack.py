@@ -35,7 +35,7 @@ from tarsia.pipelines.progress import Progress
 from tarsia.schemas.errors import Drift
 from tarsia.schemas.identity import canonical, digest_of
 from tarsia.schemas.lake import FORMAT
-from tarsia.schemas.manifest import Manifest, Packed, Packs, Writing, stage_path
+from tarsia.schemas.manifest import PACKS, Manifest, Packed, Packs, Writing, stage_path
 
 SHARD_BYTES = 256 << 20
 ID_BYTES = 4  # an int32 a token
@@ -172,7 +172,7 @@ def pack(
     packed = {}
     for stage, stream, writing, count in zip(stages, streams, writings, counts, strict=True):
         shards = [Packed.model_validate(next(results)) for _ in range(count)]
-        listing = Packs(manifest=manifest_digest(stream.manifest), writing=writing, shards=tuple(shards))
+        listing = Packs(format=PACKS, manifest=manifest_digest(stream.manifest), writing=writing, shards=tuple(shards))
         path = f"{stage_path(*stage.split('/', 1))}/packed.json"
         lake.store.replace(path, canonical(listing.model_dump(mode="json")))
         packed[stage] = shards
@@ -191,7 +191,7 @@ def _tasks(
     until = np.concatenate([[0], np.cumsum(read, dtype=np.int64)])
     ids = ID_BYTES * contexts["tokens"].to_numpy() if writing else 0
     settings = manifest.context.model_dump(mode="json", exclude={"tokens", "positions", "tokenizer"})
-    common = [FORMAT, manifest.prompts, writing and [writing.model_dump(mode="json"), settings]]
+    common = [FORMAT, PACKS, manifest.prompts, writing and [writing.model_dump(mode="json"), settings]]
     for first, last in runs((until[ends] - until[begins] + ids).tolist(), shard_bytes):
         rows = samples.slice(int(begins[first]), int(ends[last - 1] - begins[first]))
         inputs = digest_of([*common, first, last, rows.select(FACTS).to_pylist()])[:16]

@@ -30,8 +30,8 @@ from tarsia.schemas.model import Model
 
 HOURS = 24.0  # objects younger than this may be somebody's work
 _OURS = (
-    "clips", "contents", "corpora", "costs", "duplicates", "excluded", "looks", "origins", "quarantine", "speech",
-    "spoken", "stages",
+    "clips", "codec", "contents", "corpora", "costs", "duplicates", "excluded", "looks", "origins", "quarantine",
+    "speech", "spoken", "stages",
 )  # fmt: skip
 
 

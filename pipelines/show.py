@@ -412,6 +412,12 @@ def _record(record: Record) -> Iterator[str]:
         yield f"  in quarantine: {record.quarantined}"
     if record.tar:
         yield f"  in {record.tar}, {record.length} bytes from byte {record.offset}"
+    for one in record.utterances:
+        if one.refused:
+            yield f"  {one.pool}, question {one.turn}: refused, {one.refused}"
+            continue
+        proof = "" if one.heard is None else f", heard: '{_short(one.heard)}', {one.missed:.1%} missed"
+        yield f"  {one.pool}, question {one.turn}: {one.voice} says '{_short(one.spoken)}', {one.seconds:.2f} s{proof}"
     for place in record.places:
         where = (
             f"context {place.context}, slot {place.slot}" if place.unplaced is None else f"in none: {place.unplaced}"

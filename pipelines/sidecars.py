@@ -30,7 +30,8 @@ from tarsia.schemas.lake import FORMAT
 from tarsia.schemas.shard import SPEECH, Leaf, Shard, Stored, leaves
 from tarsia.schemas.voice import VERDICTS
 
-_FACTS = ("clip", "engine", "voice", "spoken", "samples", "rate", "samples16")  # of a clip, as the index has them
+_FACTS = ("clip", "engine", "voice", "spoken", "samples", "rate", "samples16")  # of a clip, in its tar too
+_PROOF = ("heard", "missed")  # in the index alone
 
 
 class Decisions(NamedTuple):
@@ -63,18 +64,20 @@ class Sidecar:
         index: list[dict[str, Any]] = []
         with store.spool() as file:
             tar = TarWriter(file)
-            for sample in _samples(decided.select(["key", "draw", "record", "turn", "reason", *_FACTS])):
-                clips, members, refused = [], [], []
+            for sample in _samples(decided.select(["key", "draw", "record", "turn", "reason", *_FACTS, *_PROOF])):
+                clips, told, members, refused = [], [], [], []
                 for one in sample:
                     if one["reason"] is not None:
                         refused.append({"turn": one["turn"], "reason": one["reason"]})
                         continue
                     member = f"q{one['turn']}.flac"
                     members.append((member, next(sounds)))
-                    clips.append({"turn": one["turn"], "member": member, **{name: one[name] for name in _FACTS}})
+                    facts = {"turn": one["turn"], "member": member, **{name: one[name] for name in _FACTS}}
+                    told.append(facts)
+                    clips.append({**facts, **{name: one[name] for name in _PROOF}})
                 who = {name: sample[0][name] for name in ("key", "draw", "record")}
                 if clips:
-                    members.append(("json", canonical({"key": who["key"], "clips": clips})))
+                    members.append(("json", canonical({"key": who["key"], "clips": told})))
                 where = tar.add(who["key"], members)
                 index.append({**who, "clips": clips, "refused": refused, "offset": where.offset})
                 index[-1] |= {"length": where.length, "checksum": where.checksum}

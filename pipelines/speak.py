@@ -31,7 +31,8 @@ from tarsia.builders.fleet import standing_out
 from tarsia.builders.hearing import settle
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
-from tarsia.pipelines.job import Job
+from tarsia.pipelines.job import Job, Overtaken
+from tarsia.pipelines.overtake import is_overtaken, sweep
 from tarsia.pipelines.pool import Pool as Workers
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.served import Converse, calibration_tasks, check_references, fields, lanes, served
@@ -86,28 +87,37 @@ def speak(
     if unseen and not quiet:
         print(f"the reference clips of {_some(unseen)} are not here and were not checked", file=sys.stderr)
     tallies: dict[str, Tally] = {}
+    sweep(lake)  # after a job that was killed while a takedown went on
     while True:
         job = Job(recipe, lake, pool, workers, only=only, quiet=quiet)
-        stopped: TarsiaError | None = None
-        while not stopped:
-            orders = job.missing()
-            if not len(orders):
-                if job.settled():
-                    break
-                continue
-            try:
-                going = _speak(orders, job, servers, tallies, pause)
-            except (Unwell, BadVoices) as error:
-                stopped, going = error, False
-                job.book.refresh()
-                job.missing()  # takes what was decided before that
-            if not going:
-                break
+        try:
+            stopped = _decide(job, servers, tallies, pause)
+        except Overtaken:
+            continue
         if job.publish():
             break
     if stopped:
         raise stopped
     return Speech(questions=tuple(job.report()), voices=tuple(voiced(tallies)))
+
+
+def _decide(
+    job: Job, servers: dict[str, Any], tallies: dict[str, Tally], pause: Callable[[int], float]
+) -> TarsiaError | None:
+    """Has a job's questions decided, as far as that goes; what has stopped it, if anything did."""
+    while True:
+        orders = job.missing()
+        if not len(orders):
+            if job.settled():
+                return None
+            continue
+        try:
+            if not _speak(orders, job, servers, tallies, pause):
+                return None
+        except (Unwell, BadVoices) as error:
+            job.book.refresh()
+            job.missing()  # takes what was decided before that
+            return error
 
 
 def _some(names: Sequence[str]) -> str:
@@ -130,20 +140,20 @@ class Speak:
     def run(self) -> Any:
         """What came of it."""
         store, tallies = open_store(self.lake), dict[str, Tally]()
-        check = get_pool(store, self.script).check
+        pool = get_pool(store, self.script)
         with Sealer(store, self.script.pool) as sealer:
             for order in get_orders(store, self.script, self.begin, self.end):
                 began = time.monotonic()
-                speech = ask(order, check)
+                decided = ask(order, pool)
                 tally = tallies.setdefault(order.voice.name, Tally())
                 tally.asked += 1
                 tally.waited += time.monotonic() - began
-                if isinstance(speech, Refused):
+                if isinstance(speech := decided.speech, Refused):
                     tally.refused[speech.code] += 1
                 else:
                     tally.accepted += 1
                     tally.audio += len(speech.samples) / speech.rate
-                sealer.add(order, speech, 1)
+                sealer.add(decided)
         return {"pending": {}, "fault": None, "voices": fields(tallies)}
 
 
@@ -177,6 +187,8 @@ def _speak(
     before, faults = job.book.written, []
     hands = sum(len(task.endpoints) for task in abroad) or workers.workers
     try:
+        if is_overtaken(job.lake, job.snapshot, job.told):
+            raise Overtaken
         with _Watch(job.book, len(orders), hands, quiet=job.quiet):
             kinds: tuple[tuple[Sequence[Task], bool], ...] = (at_home, False), (abroad, True)
             for tasks, at_once in kinds:
@@ -185,6 +197,7 @@ def _speak(
                     faults += [result["fault"]] if result["fault"] else []
                     _add(tallies, result["voices"])
     finally:
+        sweep(job.lake, script.path)
         store.delete(script.path)
     if faults and len(faults) == len(abroad):
         raise Unwell(*faults[-1])

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.codes import without
 from tarsia.builders.duplicates import put_duplicates
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
@@ -38,11 +39,12 @@ from tarsia.pipelines.erase import (
     silence,
     speech_tasks,
 )
+from tarsia.pipelines.overtake import quiet_down, sweep
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
 from tarsia.schemas.errors import Exists, TarsiaError, UnknownName, UserError
 from tarsia.schemas.identity import canonical, digest_of, draw_of, key_of
-from tarsia.schemas.lake import CorpusState, Snapshot, SpeechState
+from tarsia.schemas.lake import CodesState, CorpusState, Snapshot, SpeechState
 from tarsia.schemas.model import Model
 from tarsia.schemas.shard import ORIGINS, QUARANTINE, TOMBSTONES, Shard, Stored
 
@@ -93,6 +95,7 @@ def takedown(
 
     `corpus`: only of this one. `UserError` where nothing of it is there.
     """
+    sweep(lake)
     request = digest_of([sorted([one.corpus or "", one.id] for one in wanted), sorted(files), corpus])
     while True:
         snapshot = lake.snapshot()
@@ -181,8 +184,23 @@ def _find(store: Store, snapshot: Snapshot, wanted: Sequence[Wanted], files: Seq
     if shown:
         for state in snapshot.corpora:
             keys[state.corpus.name] |= _equal_to(store, state, set().union(*keys.values()))
+    _follow(store, snapshot, keys)
     unknown = tuple(str(one) for one in wanted if one not in met and one not in before)
     return _Found(keys, shown, len(before - met), unknown)
+
+
+def _follow(store: Store, snapshot: Snapshot, keys: dict[str, set[str]]) -> None:
+    """Adds what was made of the answers of some samples: its record bears the key of the sample as its id."""
+    makers = [state for state in snapshot.corpora if state.corpus.of]
+    for _ in makers:  # noise may be made of noise
+        for state in makers:
+            name = state.corpus.name
+            made = pa.array(
+                sorted(key_of(name, key) for source in state.corpus.of for key in keys.get(source, ())), pa.string()
+            )
+            for part in state.origins if len(made) else ():
+                standing = get_table(store, part, ("key",))["key"]
+                keys[name] |= set(standing.filter(pc.is_in(standing, value_set=made)).to_pylist())
 
 
 def _composed(origins: pa.Table, ids: dict[str, str], corpus: str) -> dict[str, set[str]]:
@@ -249,6 +267,7 @@ def _take_down(lake: Lake, snapshot: Snapshot, found: _Found, request: str, pool
     touched = [state for state in snapshot.corpora if found.keys[state.corpus.name]]
     buried = {state.corpus.name: _bury(store, state, found.keys[state.corpus.name]) for state in touched}
     changed, said = _erase(lake, snapshot, found, buried, pool, quiet=quiet)
+    quiet_down(store, said, buried)
     silenced = segments(store, said, changed)
     receipt = _receipt(lake, snapshot, changed, found, buried, silenced, request)
     for segment in silenced:
@@ -327,12 +346,21 @@ def _erase(
             speech += [sidecars.model_copy(update={"shards": shards})] if shards else []
         else:
             speech.append(sidecars)
-    changed = snapshot.model_copy(update={"corpora": tuple(corpora), "speech": tuple(speech)})
+    changed = snapshot.model_copy(
+        update={"corpora": tuple(corpora), "speech": tuple(speech), "codes": _codes(store, snapshot, found.keys)}
+    )
     contents = {state.corpus.name: state.contents for state in corpora if state.contents}
     if contents != {state.corpus.name: state.contents for state in snapshot.corpora if state.contents}:
         duplicates, repeats = put_duplicates(store, contents)
         changed = changed.model_copy(update={"duplicates": duplicates, "repeats": repeats})
     return changed, said
+
+
+def _codes(store: Store, snapshot: Snapshot, keys: dict[str, set[str]]) -> tuple[CodesState, ...]:
+    """What codecs made of the corpora, without what was taken down."""
+    gone = {name: pa.array(sorted(mine), pa.string()) for name, mine in keys.items() if mine}
+    states = (without(store, one, gone[one.corpus]) if one.corpus in gone else one for one in snapshot.codes)
+    return tuple(one for one in states if one.shards)
 
 
 def _without(

@@ -151,9 +151,13 @@ class Writing(Model):
     prompts: dict[str, tuple[int, ...]]  # ids of the system prompts, one of which opens each context; or none
 
 
+PACKS = 2  # counts changes of what packed contexts hold of their samples; tars of another number are packed anew
+
+
 class Packs(Model):
     """The packed tars of one stage, as `packed.json` lists them."""
 
+    format: int = 1  # before the numbers began: the words of made speech are missing
     manifest: str  # digest of the manifest that they were packed from
     writing: Writing | None = None  # none: they hold no ids
     shards: tuple[Packed, ...]

@@ -161,6 +161,8 @@ CLIP = pa.struct(
         ("samples", pa.int64()),  # at `rate`
         ("rate", pa.int32()),
         ("samples16", pa.int64()),  # after resampling to 16 kHz: what audio tokens are counted from
+        ("heard", pa.string()),  # what a recogniser wrote down; null: none listened
+        ("missed", pa.float64()),  # the share of `spoken` that it did not hear, or heard beside it: WER or CER
     ]
 )
 

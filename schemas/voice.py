@@ -8,11 +8,11 @@ Verdicts and clips are stored in sealed segments, a Parquet of verdicts beside a
     clips/<pool>/<digest>.tar
 
 What a voice of a server sounds like when it is well is measured once, and kept as `voices/<pool>/<identity>.json`;
-how the clips of a pool are checked by recognition is kept beside it, as `check.json`.
+how the clips of a pool are checked is kept beside it, as `check.json`.
 """
 
 from decimal import Decimal
-from typing import Self
+from typing import Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -31,6 +31,8 @@ VERDICTS = pa.schema(
         ("spoken", pa.string()),
         ("reason", pa.string()),  # null: accepted; else the reason code of the refusal
         ("seeds", pa.int32()),  # how many attempts it took
+        ("heard", pa.string()),  # what a recogniser wrote down, of the last attempt; null: none listened
+        ("missed", pa.float64()),  # the share of the text that it did not hear, or heard beside it: WER or CER
         ("samples", pa.int64()),
         ("rate", pa.int32()),
         ("samples16", pa.int64()),
@@ -100,6 +102,7 @@ class Pool(Model):
     voices: tuple[Voice, ...] = Field(min_length=1)
     endpoints: dict[str, tuple[str, ...]] = {}
     check: Check | None = None
+    detector: Literal["energy", "silero"] = "energy"  # what tells how much of a clip is speech
 
 
 def clip_name(voice_identity: str, spoken: str) -> str:

@@ -8,10 +8,15 @@ import soundfile
 from lakes import fill, plan, recipe
 
 from tarsia.builders.codes import Coded, Codes, put_codes, sounds_of
+from tarsia.builders.tables import get_table
+from tarsia.manifests.audit import audit
 from tarsia.manifests.collate import Decoder
 from tarsia.manifests.stream import Stream
 from tarsia.manifests.utterances import Pairs
+from tarsia.pipelines.prune import prune
 from tarsia.schemas.errors import BadCodes, NotThere
+from tarsia.schemas.identity import key_of
+from tests.test_takedown import take
 
 SECONDS = [0.9, 1.7, 1.2]
 
@@ -109,3 +114,70 @@ def test_an_edited_recording_never_meets_its_old_codes(lake, tmp_path):
     lost = next(key for key in sounds_of(edited, "voices") if codes.row(key) is None)
     with pytest.raises(NotThere, match="has no codes of 'ticodec'"):
         codes(lost, 0)
+
+
+def test_prune_keeps_codes_while_they_are_named_and_drops_them_afterwards(lake):
+    put_codes(lake, "ticodec", "voices", coded(lake, step=3))
+    old = lake.snapshot().codes[0].shards[0].objects[0].path
+    put_codes(lake, "ticodec", "voices", coded(lake))
+    (manifest,) = plan(lake, recipe({"tts": {"take": {"tts": "100%"}, "pack": False}}))
+    put_codes(lake, "other", "voices", coded(lake)[:1])
+    done = prune(lake, hours=0)
+    assert done.objects["codec"] == 1
+    assert lake.store.entry(old) is None
+    for codec, count in (("ticodec", 3), ("other", 1)):
+        codes = Codes(lake.url, codec)
+        assert sum(codes.row(key) is not None for key in sounds_of(lake, "voices")) == count
+    assert audit(lake, [manifest], deep=True).findings == ()
+
+
+def test_codes_of_what_was_taken_down_are_erased_and_come_back_in_no_way(lake):
+    rows = coded(lake)
+    put_codes(lake, "ticodec", "voices", rows)
+    page = recipe({"tts": {"take": {"tts": "100%"}, "pack": False}})
+    plan(lake, page)
+    before = lake.snapshot()
+    receipt = take(lake, ("voices", "L1")).receipt
+    gone = key_of("voices", "L1")
+    assert receipt.rewritten["codec"] == 1
+    assert [path for path in receipt.lying if path.startswith("codec/")] == [before.codes[0].shards[0].objects[0].path]
+    assert [one.key for one in rows if Codes(lake.url, "ticodec").row(one.key) is None] == [gone]
+    with pytest.raises(BadCodes, match="the lake has no such sound"):
+        put_codes(lake, "ticodec", "voices", rows)
+    put_codes(lake, "ticodec", "voices", [one for one in rows if one.key != gone])
+    (again,) = plan(lake, page, replace=True)
+    assert audit(lake, [again], recipe=page, deep=True).findings == ()
+    prune(lake, hours=0)
+    held = [get_table(lake.store, shard.objects[0]) for shard in lake.snapshot().codes[0].shards]
+    assert {entry.path for entry in lake.store.list("codec")} == {
+        shard.objects[0].path for shard in lake.snapshot().codes[0].shards
+    }
+    assert gone not in [key for table in held for key in table["key"].to_pylist()]
+
+
+def test_codes_that_are_written_while_their_record_is_taken_down_are_left_out(lake, monkeypatch):
+    rows, publish = coded(lake), type(lake).publish
+
+    def late(self, change):
+        monkeypatch.setattr(type(lake), "publish", publish)
+        take(lake, ("voices", "L1"))
+        return publish(self, change)
+
+    monkeypatch.setattr(type(lake), "publish", late)
+    put_codes(lake, "ticodec", "voices", rows)
+    (shard,) = lake.snapshot().codes[0].shards
+    assert get_table(lake.store, shard.objects[0])["key"].to_pylist() == sorted(
+        one.key for one in rows if one.key != key_of("voices", "L1")
+    )
+
+
+def test_many_codes_lie_in_leaves_and_only_those_that_change_are_written(lake, monkeypatch):
+    """The same objects as if all had come at once, whatever came first."""
+    monkeypatch.setattr("tarsia.builders.codes.CAP", 1)
+    rows = coded(lake)
+    put_codes(lake, "ticodec", "voices", rows[:1])
+    state = put_codes(lake, "ticodec", "voices", rows[1:])
+    assert [shard.samples for shard in state.shards] == [1, 1, 1]
+    once = put_codes(lake, "other", "voices", rows)
+    digests = [[shard.objects[0].digest for shard in one.shards] for one in (state, once)]
+    assert digests[0] == digests[1]

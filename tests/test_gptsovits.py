@@ -452,7 +452,7 @@ def test_none_of_the_failures_gets_through_and_every_order_has_its_outcome(stric
         statistics = many.statistics()
     asked_for = dict(everything)
     assert outcomes.keys() == asked_for.keys()
-    for name, spoken, seeds in outcomes.values():
+    for name, spoken, seeds, _ in outcomes.values():
         if isinstance(spoken, Wave):
             text = asked_for[name].text
             assert np.array_equal(spoken.samples, speech(text, expected(text), 32_000, seed_of(name, seeds - 1)))

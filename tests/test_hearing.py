@@ -18,17 +18,21 @@ from sovits_server import Server
 pytest.importorskip("wetext", reason="wetext is not installed: pip install 'tarsia[speech]'")
 
 from tarsia.builders import hearing
+from tarsia.builders.clips import Book
 from tarsia.builders.documents import read_catalog, read_recipe, read_voices
 from tarsia.builders.endpoints import Unwell
 from tarsia.builders.fleet import Fleet, seed_of
 from tarsia.builders.hearing import Listener, misheard
 from tarsia.builders.lake import Lake
 from tarsia.builders.recognisers import find, openai
+from tarsia.builders.tables import get_table, read_parquet, to_parquet
 from tarsia.builders.voices import Wave, gptsovits
+from tarsia.manifests.lineage import Lineage
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
+from tarsia.pipelines.show import records
 from tarsia.pipelines.speak import speak
-from tarsia.schemas.errors import BadVoices, Refused, UnknownName
+from tarsia.schemas.errors import BadVoices, Corrupt, Refused, UnknownName
 from tarsia.schemas.voice import Check, Voice
 
 SECOND = Wave((3000 * np.sin(np.arange(22_050) / 9)).astype(np.int16), 22_050)
@@ -202,7 +206,7 @@ def test_a_misheard_clip_is_drawn_again_with_another_seed_while_the_server_goes_
             raise Refused("misheard", "something else")
 
     with Server() as server, Fleet([server.url], gptsovits, lambda *_: None, listen=listen) as fleet:
-        came = {name: (speech, seeds) for name, speech, seeds in fleet.speak(sovits_orders(8))}
+        came = {name: (speech, seeds) for name, speech, seeds, _ in fleet.speak(sovits_orders(8))}
     assert {name for name, (speech, _) in came.items() if isinstance(speech, Wave)} == {
         f"c{n}" for n in range(8) if n != 3
     }
@@ -221,7 +225,7 @@ def test_when_nobody_listens_the_fleet_stops_and_refuses_nothing():
     with Server() as server, Fleet([server.url], gptsovits, lambda *_: None, listen=listen) as fleet:
         came = []
         with pytest.raises(Unwell, match="the recogniser at"):
-            came.extend(speech for _, speech, _ in fleet.speak(sovits_orders(8)))
+            came.extend(speech for _, speech, *_ in fleet.speak(sovits_orders(8)))
         assert all(isinstance(speech, Wave) for speech in came)
         assert fleet.statistics().endpoints[server.url].unwell.total() == 0  # it is not the voice server's fault
 
@@ -384,3 +388,32 @@ def test_the_verdicts_say_why(town):
     refused = [row for row in verdicts(lake, "polly").values() if row["reason"]]
     assert {row["reason"] for row in refused} == {"misheard"}
     assert all("seven" in row["spoken"] for row in refused)
+
+
+def test_what_was_heard_stands_beside_every_verdict_and_is_shown_with_the_record(town):
+    lake = fill(town)
+    say(town, lake)
+    rows = verdicts(lake, "polly").values()
+    for row in rows:
+        said = row["spoken"].replace("seven", "eleven")
+        assert (row["heard"], row["missed"]) == (said, misheard(row["spoken"], said, "en"))
+        assert (row["missed"] > 0.1) == (row["reason"] == "misheard")
+    clip = next(row for row in rows if not row["reason"])
+    (state,) = lake.snapshot().speech
+    index = get_table(lake.store, state.shards[0].index).to_pylist()
+    key = next(row["key"] for row in index for one in row["clips"] if one["clip"] == clip["clip"])
+    (told,) = Lineage(lake).of_key(key).utterances
+    assert (told.spoken, told.heard, told.missed, told.refused) == (clip["spoken"], clip["heard"], 0.0, None)
+    assert f"heard: '{clip['spoken']}', 0.0% missed" in records([Lineage(lake).of_key(key)])
+    silent = next(row["key"] for row in index if row["refused"])
+    assert "question 0: refused, misheard" in records([Lineage(lake).of_key(silent)])
+
+
+def test_verdicts_of_another_version_are_told_as_such(town):
+    lake = fill(town)
+    say(town, lake)
+    path = next(iter(lake.store.list("verdicts/polly"))).path
+    table = read_parquet(io.BytesIO(lake.store.read(path)))
+    lake.store.replace(path, to_parquet(table.drop_columns("heard")))
+    with pytest.raises(Corrupt, match=r"verdicts/polly/00000001.parquet: not the columns of a verdict"):
+        Book(lake.store, "polly").refresh()

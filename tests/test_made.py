@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from lakes import fill, plan, recipe, rendered_tokens, rows, say, spell, tone, voice
+from lakes import files, fill, plan, recipe, rendered_tokens, rows, say, spell, tone, voice
 
 from tarsia.builders.audio import decode_at
 from tarsia.builders.codes import Coded, Codes, put_codes, sounds_of
@@ -19,6 +19,7 @@ from tarsia.pipelines import show
 from tarsia.pipelines.estimate import estimate
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
+from tarsia.pipelines.prune import prune
 from tarsia.pipelines.speak import speak
 from tarsia.schemas.errors import BadCatalog, Pending, UnknownName
 from tarsia.schemas.sample import AUDIO
@@ -148,6 +149,27 @@ def test_what_was_taken_down_is_neither_said_nor_heard(town):
     manifests = plan(lake, page, voices="tone", replace=True)
     assert [row["reason"] for row in rows(lake, manifests[2], "unplaced")].count("taken-down") == 2
     assert audit(lake, manifests, recipe=page, deep=True).findings == ()
+
+
+def test_noise_goes_with_the_answers_that_it_was_made_of(town):
+    chats = [dict(one) for one in ANSWERS]
+    chats[5]["output"] = "The secret pier lies in the south of the town. Its walls are of grey stone."
+    lake, page = lake_of(town, chats=chats), recipe({"all": {"take": {"noise": "100%", "qa": "100%"}}})
+    voice(lake, page, str(town / "tone.yaml"))
+    plan(lake, page, voices="tone")
+    assert any(b"secret pier" in data for path, data in files(town / "lake").items() if path.startswith("verdicts"))
+    receipt = take(lake, ("chats", "a5")).receipt
+    assert [(one.corpus, one.samples) for one in receipt.records] == [("chats", 1), ("noise", 1)]
+    assert receipt.clips == 1
+    assert take(lake, ("chats", "a5")).receipt is None
+    before = lake.snapshot()
+    assert lake_of(town, chats=chats).snapshot().digest == before.digest
+    report(town, lake, page)
+    manifests = plan(lake, page, voices="tone", replace=True)
+    assert [row["reason"] for row in rows(lake, manifests[0], "unplaced")].count("taken-down") == 2
+    assert audit(lake, manifests, recipe=page, deep=True).findings == ()
+    prune(lake, hours=0)
+    assert not [path for path, data in files(town / "lake").items() if b"secret pier" in data]
 
 
 def test_pairs_that_were_made_give_the_words_that_were_said_and_waves_at_24_khz(town):

@@ -20,7 +20,7 @@ from tarsia.manifests.stream import Stream, manifest_digest
 from tarsia.pipelines.pack import PackShard, runs
 from tarsia.pipelines.pack import pack as run
 from tarsia.pipelines.pool import open_pool
-from tarsia.schemas.errors import Drift
+from tarsia.schemas.errors import Corrupt, Drift
 
 LLAVA = {"format": "llava"}
 STAGE = "small/all"
@@ -153,6 +153,20 @@ def test_the_audit_reads_packed_shards_as_well(packed):
     lake, _ = packed
     manifest = Stream(lake.url, STAGE).manifest
     assert audit(lake, [manifest], deep=True).findings == ()
+
+
+def test_packs_of_another_version_are_refused_until_the_stage_is_packed_again(packed, tmp_path):
+    subprocess.run(["cp", "-r", packed[0].url, tmp_path / "lake"], check=True)
+    lake = type(packed[0])(str(tmp_path / "lake"))
+    path = Path(lake.url, "stages", STAGE, "packed.json")
+    listing = json.loads(path.read_bytes())
+    path.write_text(json.dumps({name: value for name, value in listing.items() if name != "format"}))
+    with pytest.raises(Corrupt, match=r"format 1, not 2: pack the stage again \(tarsia pack .*small/all"):
+        Stream(lake.url, STAGE)
+    said = [one.what for one in audit(lake, [Stream(lake.url, STAGE, packed=False).manifest], deep=True).findings]
+    assert said == ["format of the packed tars: recorded 1, found 2"]
+    pack(lake)
+    assert len(list(Stream(lake.url, STAGE, batch=1))) > 0
 
 
 def copy_of(lake, folder):

@@ -7,11 +7,18 @@ work, and `version() -> str`. Its ears are used by many threads at once.
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices, UnknownName
 from tarsia.schemas.voice import Check
+
+
+class Transcript(NamedTuple):
+    """What was heard of a clip, and the share of its text that was not heard, or heard beside it."""
+
+    heard: str
+    missed: float
 
 
 class Ears(Protocol):

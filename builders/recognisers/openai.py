@@ -18,7 +18,7 @@ import wave as wav
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from tarsia.builders.endpoints import Answer, Link, Unwell
+from tarsia.builders.endpoints import Answer, Link, Unwell, fault
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices, UnknownName
 from tarsia.schemas.identity import digest
@@ -97,15 +97,8 @@ _FINAL = frozenset({"key", "route", "rejected"})  # another attempt would end as
 
 
 def _text(answer: Answer) -> str:
-    said = f"status {answer.status}: {answer.said}"
-    if answer.status in {401, 403}:
-        raise Unwell("key", said)
-    if answer.status in {404, 405}:
-        raise Unwell("route", f"{said}: does the endpoint end in /v1?")
-    if answer.status in {429, 503}:
-        raise Unwell("busy", said)
     if answer.status != 200:
-        raise Unwell("server-error" if answer.status >= 500 else "rejected", said)
+        raise fault(answer, "does the endpoint end in /v1?")
     try:
         text = json.loads(answer.body)["text"]
     except (ValueError, KeyError, TypeError):

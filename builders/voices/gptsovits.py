@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from tarsia.builders.endpoints import Answer, Link, Unwell, wave_of
+from tarsia.builders.endpoints import Answer, Link, Unwell, fault, wave_of
 from tarsia.builders.evidence import seconds_of
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices, Refused
@@ -255,23 +255,19 @@ def _set_weights(link: Link, request: Request) -> None:
         ]
     for answer in answers:
         if answer.status != 200:
-            fault = _fault(answer)
-            raise fault if answer.status != 400 else Unwell("weights", answer.said)
+            raise _fault(answer) if answer.status != 400 else Unwell("weights", answer.said)
     link.holds = wanted
 
 
 def _fault(answer: Answer) -> Refused | Unwell:
     """What an answer other than 200 means."""
-    said = f"status {answer.status}: {answer.said}"
-    if answer.status in {404, 405}:
-        return Unwell("route", f"{said}: is this the dialect that the option 'api' says?")
-    if answer.status in {429, 503}:
-        return Unwell("busy", said)
-    if answer.status >= 500:
-        return Unwell("server-error", said)
+    unwell = fault(answer, "is this the dialect that the option 'api' says?")
+    if unwell.code != "rejected":
+        return unwell
+    said = unwell.message
     if any(sign in answer.said for sign in _NO_WORDS):
         return Refused("no-words", said)
     for code, signs in _SIGNS:
         if any(sign in answer.said for sign in signs):
             return Unwell(code, f"{said}: {_UNLOADED}" if code == "unloaded" else said)
-    return Unwell("rejected", said)
+    return unwell

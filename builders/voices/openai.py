@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
-from tarsia.builders.endpoints import Answer, Link, Unwell, wave_of
+from tarsia.builders.endpoints import Link, Unwell, fault, wave_of
 from tarsia.builders.evidence import seconds_of
 from tarsia.builders.voices import Wave
 from tarsia.schemas.errors import BadVoices
@@ -25,6 +25,7 @@ from tarsia.schemas.voice import Voice
 
 PATIENCE = 60.0  # s besides the work itself; ours
 PER_SECOND = 6.0  # s of waiting for each second of expected speech; ours
+_ROUTE = "does the endpoint end in /v1?"
 
 
 class Request(Model):
@@ -86,7 +87,7 @@ def say(link: Link, request: Request, seconds: float) -> Wave:
     headers = _authorization(request)
     answer = link.ask("POST", "/audio/speech", body=request.body(), seconds=seconds, headers=headers)
     if answer.status != 200:
-        raise _fault(answer)
+        raise fault(answer, _ROUTE)
     wave = wave_of(answer, streamed=True)
     if request.rate and wave.rate != request.rate:
         raise Unwell("rate", f"{wave.rate} Hz, where voice '{request.voice}' speaks at {request.rate} Hz")
@@ -97,7 +98,7 @@ def probe(link: Link, seconds: float) -> None:
     """Nothing if a server answers, whatever it says."""
     answer = link.ask("GET", "/models", seconds=seconds)
     if answer.status >= 500:
-        raise _fault(answer)
+        raise fault(answer, _ROUTE)
 
 
 def _authorization(request: Request) -> dict[str, str]:
@@ -106,14 +107,3 @@ def _authorization(request: Request) -> dict[str, str]:
     if not (key := os.environ.get(request.key_variable)):
         raise BadVoices(f"voice '{request.voice}': the environment variable {request.key_variable} is not set")
     return {"authorization": f"Bearer {key}"}
-
-
-def _fault(answer: Answer) -> Unwell:
-    said = f"status {answer.status}: {answer.said}"
-    if answer.status in {401, 403}:
-        return Unwell("key", said)
-    if answer.status in {404, 405}:
-        return Unwell("route", f"{said}: does the endpoint end in /v1?")
-    if answer.status in {429, 503}:
-        return Unwell("busy", said)
-    return Unwell("server-error" if answer.status >= 500 else "rejected", said)
