@@ -265,6 +265,36 @@ def pack(
 
 
 @app.command()
+def export(
+    lake: LakeUrl,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="model/stage, such as vita-1.5/2.2.")],
+    place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://bucket/prefix; stages share media.")],
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="vita-1.0, vita-1.5 or vita-audio; if not said, what the stage's model reads."),
+    ] = None,
+    per: Annotated[
+        str, typer.Option("--per", help="A record is a sample, or a context: one long chat, as VITA packs.")
+    ] = "sample",
+    root: Annotated[str | None, typer.Option("--root", help="What DEST is called where the trainer runs.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another export of the stage.")] = False,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a planned stage as files that VITA's or VITA-Audio's own code trains on."""
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.export import export as run
+    from tarsia.pipelines.pool import open_pool
+
+    with open_pool(workers, ray) as pool:
+        made = run(Lake(lake), stage, place, pool, dialect=form, per=per, root=root, replace=replace, quiet=quiet)
+    _print(as_json, made.model_dump(mode="json"), lambda: show.exported(made, place))
+
+
+@app.command()
 def stream(
     lake: LakeUrl,
     stage: Annotated[str, typer.Option("--stage", help="model/stage, such as vita-1.5/2.2.")],

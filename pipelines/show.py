@@ -11,6 +11,7 @@ from tarsia.manifests.runs import RunAudit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.estimate import Estimate
+from tarsia.pipelines.export import Export
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
 from tarsia.pipelines.prune import Pruned
@@ -357,6 +358,24 @@ def packed(stages: dict[str, list[Packed]]) -> str:
         for stage, shards in stages.items()
     ]
     return table(("stage", "contexts", "shards", "MB"), rows)
+
+
+def exported(made: Export, place: str) -> str:
+    """What was written of each corpus, and what could not be said."""
+    rows = [
+        (one.corpus, one.kind.value, one.samples, one.questions, one.heard, sum(one.left_out.values()), one.licence)
+        for one in made.corpora
+    ]
+    lines = [table(("corpus", "kind", "samples", "questions", "heard", "left out", "licence"), rows)]
+    lines += [
+        f"{one.corpus}: {count:,} left out, {reason}" for one in made.corpora for reason, count in one.left_out.items()
+    ]
+    written = made.placed - made.left_out
+    lines.append(
+        f"{made.placed:,} samples placed = {written:,} in {made.records:,} records + {made.left_out:,} left out"
+    )
+    lines.append(f"how to train on it: {place.rstrip('/')}/{made.stage}/README.md")
+    return "\n".join(lines)
 
 
 def batch(one: Batch) -> str:
