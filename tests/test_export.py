@@ -184,6 +184,7 @@ def test_an_export_that_is_ingested_says_and_shows_what_was_trained_on(vita, pla
     assert short < 3
     noises = [part.sample.key for part in placed if part.sample.kind == "noise"]
     assert sorted(noises) == sorted(one.id for one in told.values() if one.corpus == "unmeant")
+    films = 0
     for part in placed:
         sample = part.sample
         if sample.key not in told:
@@ -199,8 +200,10 @@ def test_an_export_that_is_ingested_says_and_shows_what_was_trained_on(vita, pla
             assert len(back.audios) == len(part.asked)
         else:
             assert [audio.digest for audio in back.audios] == [audio.digest for audio in sample.audios]
-        originals = [video.original for video in sample.videos if video.original]
-        assert [back.videos[0].original.digest] * len(originals) == [original.digest for original in originals]
+        originals = [(one, again) for one, again in zip(sample.videos, back.videos, strict=True) if one.original]
+        assert all(one.original.digest == again.original.digest for one, again in originals)
+        films += len(originals)
+    assert films == 1
 
 
 def whole(lake, take):
