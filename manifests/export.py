@@ -55,10 +55,21 @@ class Told(NamedTuple):
 class Dialect(Protocol):
     """How one trainer wants its file."""
 
-    suffix: str
-    brackets: tuple[bytes, bytes, bytes]  # before the first record, between two, after the last
-    rate: int | None  # of sound, if not its own
-    fps: int  # of videos that are made of frames
+    @property
+    def suffix(self) -> str:
+        """Of the file's name."""
+
+    @property
+    def brackets(self) -> tuple[bytes, bytes, bytes]:
+        """What stands before the first record, between two, after the last."""
+
+    @property
+    def rate(self) -> int | None:
+        """Of sound, in Hz, if not its own."""
+
+    @property
+    def fps(self) -> int:
+        """Of videos that are made of frames."""
 
     def refusal(self, told: Told) -> str | None:
         """Why a sample cannot be said, if it cannot."""

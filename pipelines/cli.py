@@ -352,6 +352,52 @@ def inspect(
 
 
 @app.command()
+def diff(
+    lake: LakeUrl,
+    one: Annotated[
+        str | None, typer.Argument(metavar="[STAGE]", help="A planned stage: model/stage. Alone: against its parent.")
+    ] = None,
+    other: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Another, or the same elsewhere.")] = None,
+    elsewhere: Annotated[
+        str | None, typer.Option("--with", metavar="LAKE", help="Where the second stage lies.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="What would change if this recipe were planned now; writes no plan.")
+    ] = None,
+    voices: Voices = "espeak",
+    stage: Stages = None,
+    snapshots: Annotated[
+        tuple[int, int] | None, typer.Option("--snapshots", metavar="N M", help="The lake then and later.")
+    ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what differs: between two planned stages, a recipe and its plans, or two snapshots."""
+    from tarsia.builders.documents import read_recipe, read_voices
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import diff as run
+    from tarsia.pipelines import show
+    from tarsia.pipelines.pool import open_pool
+
+    if sum((one is not None, recipe is not None, snapshots is not None)) != 1:
+        raise UserError("say one thing to compare: STAGE [STAGE], --recipe RECIPE or --snapshots N M")
+    place = Lake(lake)
+    if snapshots is not None:
+        changes = run.of_snapshots(place, *snapshots)
+        _print(as_json, changes.model_dump(mode="json"), lambda: show.changed(changes))
+        return
+    if recipe is not None:
+        page, pool_name = read_recipe(recipe), read_voices(voices).name
+        with open_pool(workers, ray) as pool:
+            found = list(run.of_recipe(page, place, pool, only=stage or (), voices=pool_name, quiet=quiet))
+    else:
+        found = [run.between(place, one or "", other, elsewhere=Lake(elsewhere) if elsewhere else None)]
+    _print(as_json, [diff.model_dump(mode="json") for diff in found], lambda: show.differences(found))
+
+
+@app.command()
 def takedown(
     lake: LakeUrl,
     wanted: Annotated[

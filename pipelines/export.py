@@ -284,7 +284,9 @@ def _joined(
         _join(store, f"{stage}/records.{form.suffix}", [f"{one}.records" for one in pieces], form.brackets),
         _join(store, f"{stage}/left-out.jsonl", [f"{one}.left-out" for one in every], (b"", b"", b"")),
     ]
-    made = Export(**asked, records=records, placed=placed, corpora=corpora, files=tuple(files))
+    made = Export.model_validate(
+        {**asked, "records": records, "placed": placed, "corpora": corpora, "files": tuple(files)}
+    )
     name, page = form.configuration(stage, [one.corpus for one in corpora], made.root)
     pages = {name: page, "README.md": _readme(made, manifest, form, name)}
     files += [_put(store, f"{stage}/{name}", page.encode()) for name, page in pages.items()]
@@ -346,7 +348,7 @@ _WHY = {
 
 
 def _readme(made: Export, manifest: Manifest, form: Dialect, page: str) -> str:
-    rows = [
+    rows: list[tuple[str | int, ...]] = [
         ("corpus", "kind", "licence", "samples", "questions", "heard", "left out"),
         ("---",) * 7,
         *(

@@ -3,8 +3,6 @@
 import io
 import json
 import runpy
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,11 +20,11 @@ from tarsia.builders.tokens import frame_positions
 from tarsia.manifests.export import dialect_of
 from tarsia.manifests.stream import Stream
 from tarsia.pipelines import export as exporting
+from tarsia.pipelines.cli import app
 from tarsia.pipelines.export import export
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.errors import Corrupt, Drift, StorageFault, UnknownName, UserError
 
-TARSIA = Path(sys.executable).parent / "tarsia"
 STAGE = "small/all"
 KINDS = dict.fromkeys(("qa", "asr", "noise", "tts"), "100%")
 ALL = {
@@ -423,13 +421,13 @@ def test_models_are_exported_for_their_own_trainers():
     assert [dialect_of(name) for name in names] == ["vita-1.0", "vita-1.5", "vita-audio", "vita-1.5"]
 
 
-def test_the_command_tells_what_it_wrote_and_how_to_train_on_it(lake, tmp_path):
-    words = [TARSIA, "export", lake.url, STAGE, str(tmp_path / "out"), "--workers", "1", "--quiet"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "looks: 1 left out, images-in-turn" in done.stdout
-    readme = Path(done.stdout.strip().splitlines()[-1].removeprefix("how to train on it: "))
+def test_the_command_tells_what_it_wrote_and_how_to_train_on_it(lake, tmp_path, capsys):
+    def run(*words):
+        app(["export", lake.url, STAGE, str(tmp_path / "out"), "--workers", "1", *words], standalone_mode=False)
+        return capsys.readouterr().out
+
+    out = run("--quiet")
+    assert "looks: 1 left out, images-in-turn" in out
+    readme = Path(out.strip().splitlines()[-1].removeprefix("how to train on it: "))
     assert "| CC0 |" in readme.read_text()
-    told = subprocess.run([*words, "--json"], capture_output=True, text=True)
-    assert json.loads(told.stdout)["placed"] == sum(one.placed for one in Stream(lake.url, STAGE).manifest.counts)
-    assert subprocess.run([*words, "--per", "context"], capture_output=True, text=True).returncode == 2
+    assert json.loads(run("--json"))["placed"] == sum(one.placed for one in Stream(lake.url, STAGE).manifest.counts)
