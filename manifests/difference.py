@@ -2,8 +2,8 @@
 
 Nothing here loops over samples. A sample's place in a plan is known by 64 bits of its key and copy, what it is there
 (its bytes, its speech, what is heard of it, its tokens) by 64 bits more, and a context by the sum of what it holds,
-slot by slot; so two plans are two sorted columns, and what they share is where these meet. Two of twenty million such
-names are alike by chance once in a hundred thousand comparisons.
+slot by slot; so two plans are two sorted columns, and what they share is where these meet. Of two plans of twenty million
+a pair of names is alike by chance once in about 50,000 comparisons, and then a count is off by one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ class Difference(Model):
 
 
 class Placed(NamedTuple):
-    """The placed samples of a plan in training order, in columns: 46 bytes a sample."""
+    """The placed samples of a plan in training order, in columns: 50 bytes a sample."""
 
     names: list[str]  # of corpora
     corpus: npt.NDArray[np.int16]  # number in names
