@@ -2,8 +2,8 @@
 
 Nothing here loops over samples. A sample's place in a plan is known by 64 bits of its key and copy, what it is there
 (its bytes, its speech, what is heard of it, its tokens) by 64 bits more, and a context by the sum of what it holds,
-slot by slot; so two plans are two sorted columns, and what they share is where these meet. Of two plans of twenty million
-a pair of names is alike by chance once in about 50,000 comparisons, and then a count is off by one.
+slot by slot; so two plans are two sorted columns, and what they share is where these meet. Of two plans of twenty
+million samples a pair of names is alike by chance once in about 50,000 comparisons, and then a count is off by one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -162,11 +162,11 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
 
 def met(before: Draws, after: Draws) -> Rows:
     """For each of `after` the row of `before` that bears the same name, or -1."""
-    order = np.argsort(before, kind="stable")
+    order = np.argsort(before)
     names = before[order]
     found = np.full(len(after), -1, np.int64)
     if len(names):
-        mine = np.argsort(after, kind="stable")  # neighbours are looked up one after the other
+        mine = np.argsort(after)  # neighbours are looked up one after the other
         at = np.minimum(np.searchsorted(names, after[mine]), len(names) - 1)
         found[mine] = np.where(names[at] == after[mine], order[at], -1)
     return found
