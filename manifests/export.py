@@ -3,8 +3,9 @@ r"""Export: the samples of a stage in the words of other trainers' own files.
     vita-1.0    one JSON array: `set`, `id`, `conversations`, `image`, `video`, `audio`, `inserted_id`
     vita-1.5    the same; its loader looks at three frames of a video a second instead of one
     vita-audio  JSON Lines: `messages`, `images`, `videos`, `audios`
+    long-vita   the same without sound
 
-What the loaders do with a record was read in their code (https://github.com/VITA-MLLM/VITA, vita/util;
+What the loaders do with a record was read in their code (https://github.com/VITA-MLLM/VITA, vita/util, and
 https://github.com/VITA-MLLM/VITA-Audio). They check little: what they would get wrong in silence is left out here, with
 a reason. States, system prompts and the interleaving of text and sound are theirs to add, and are not written.
 
@@ -77,8 +78,9 @@ class Dialect(Protocol):
     def record(self, told: Told, root: str) -> Record:
         """What is written of a sample; the export will be found at `root`."""
 
-    def records(self, context: Sequence[Told]) -> list[Record]:
-        """What is written of a context whose samples are one long conversation; `NotImplementedError` if never."""
+    @property
+    def together(self) -> Callable[[Sequence[Told]], list[Record]] | None:
+        """What is written of a context as one long conversation; None where the trainer packs by itself."""
 
     def configuration(self, stage: str, corpora: Sequence[str], root: str) -> tuple[str, str]:
         """The name of a page that leads the trainer to the records, and the page."""
@@ -206,7 +208,12 @@ class Vita:
             record["inserted_id"] = 1  # the turn of the answer
         return record
 
-    def records(self, context: Sequence[Told]) -> list[Record]:
+    @property
+    def together(self) -> Callable[[Sequence[Told]], list[Record]] | None:
+        """As VITA's own packer has it."""
+        return self._chained
+
+    def _chained(self, context: Sequence[Told]) -> list[Record]:
         """One long conversation. A video, and any noise but the first, has a record of its own."""
         noise = [at for at, told in enumerate(context) if told.kind is Kind.NOISE]
         alone = {*noise[1:], *(at for at, told in enumerate(context) if told.videos)}
@@ -240,7 +247,7 @@ class Vita:
         return "config.py", page
 
 
-# --- VITA-Audio -----------------------------------------------------------------------------------------------------
+# --- VITA-Audio, Long-VITA ------------------------------------------------------------------------------------------
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 _TAGS = {"<image>": "<|image|>", "<video>": "<|video|>", "<audio>": "<|audio|>"}
@@ -248,19 +255,23 @@ _RECOGNISE, _SAY = "Convert the speech to text.\n", "Convert the text to speech.
 
 
 @dataclass(frozen=True)
-class VitaAudio:
-    """VITA-Audio's JSON Lines; it asks for recognition and for synthesis in words of its own."""
+class Messages:
+    """The JSON Lines of VITA-Audio, which asks for recognition and for synthesis in words of its own; of Long-VITA."""
 
+    hears: bool  # VITA-Audio does, and has tags of its own for media
     suffix = "jsonl"
     brackets = (b"", b"\n", b"\n")
     rate: int | None = None
     fps: int = 1
+    together = None
 
     def refusal(self, told: Told) -> str | None:
-        """Noise, which nothing marks there, and what stands in an answer besides one sound."""
+        """Noise, which nothing marks there, sounds that nobody hears, and what stands in an answer besides one."""
         answers = [turn.text for turn in told.turns if turn.speaker == "gpt"]
         if told.kind is Kind.NOISE:
             return "noise-unmarked"
+        if told.audios and not self.hears:
+            return "unheard"
         if any(IMAGE in text or VIDEO in text for text in answers):
             return "answer-shown"
         if any(text.count(AUDIO) > 1 for text in answers):
@@ -268,13 +279,15 @@ class VitaAudio:
         return None
 
     def record(self, told: Told, root: str) -> Record:
-        """One conversation; its media by their whole paths, since its loader has no folder to start from."""
+        """One conversation; its media by their whole paths, since the loaders have no folder to start from."""
         messages = [{"role": _ROLES[turn.speaker], "content": self._said(turn, told.kind)} for turn in told.turns]
         media = (("images", told.images), ("videos", told.videos), ("audios", told.audios))
         return {"messages": messages, **{name: [f"{root}/{path}" for path in paths] for name, paths in media if paths}}
 
     def _said(self, turn: Turn, kind: Kind) -> str:
         text = turn.text
+        if not self.hears:
+            return text
         if turn.speaker == "human" and kind is Kind.TTS and not text.startswith(_SAY):
             text = _SAY + text
         if turn.speaker == "human" and kind is Kind.ASR and text.strip() == AUDIO:
@@ -283,14 +296,10 @@ class VitaAudio:
             text = text.replace(name, tag)
         return text
 
-    def records(self, context: Sequence[Told]) -> list[Record]:
-        """Never: its trainer packs by itself."""
-        raise NotImplementedError
-
     def configuration(self, stage: str, corpora: Sequence[str], root: str) -> tuple[str, str]:
-        """YAML, as VITA-Audio has its mixtures: one file, all of it, once."""
+        """YAML, as these have their mixtures: one file, all of it, once."""
         page = (
-            f"# Where VITA-Audio finds {stage}: see README.md\n"
+            f"# Where the trainer finds {stage}: see README.md\n"
             "xlsx_sample_num: 5\n"
             "dataset:\n"
             f"  {stage}:\n"
@@ -300,7 +309,12 @@ class VitaAudio:
         return "config.yaml", page
 
 
-DIALECTS: dict[str, Dialect] = {"vita-1.0": Vita(fps=1), "vita-1.5": Vita(fps=3), "vita-audio": VitaAudio()}
+DIALECTS: dict[str, Dialect] = {
+    "vita-1.0": Vita(fps=1),
+    "vita-1.5": Vita(fps=3),
+    "vita-audio": Messages(hears=True),
+    "long-vita": Messages(hears=False),
+}
 
 
 def dialect_of(model: str) -> str:

@@ -271,7 +271,9 @@ def export(
     place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://bucket/prefix; stages share media.")],
     form: Annotated[
         str | None,
-        typer.Option("--format", help="vita-1.0, vita-1.5 or vita-audio; if not said, what the stage's model reads."),
+        typer.Option(
+            "--format", help="vita-1.0, vita-1.5, vita-audio or long-vita; if not said, what the stage's model reads."
+        ),
     ] = None,
     per: Annotated[
         str, typer.Option("--per", help="A record is a sample, or a context: one long chat, as VITA packs.")

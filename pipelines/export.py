@@ -126,8 +126,8 @@ class ExportPart:
         return {"records": count, "figures": rows}
 
     def _records(self, dialect: Dialect, samples: Sequence[Told]) -> list[Any]:
-        if self.per == "context":
-            return dialect.records(samples) if samples else []
+        if self.per == "context" and dialect.together:
+            return dialect.together(samples) if samples else []
         return [dialect.record(told, self.root) for told in samples]
 
 
@@ -195,8 +195,8 @@ def export(
     if per not in PER:
         raise UnknownName("record of a", per, PER, "--per")
     form = DIALECTS[dialect]
-    if per == "context" and dialect == "vita-audio":
-        raise UserError("vita-audio packs contexts in its own loader; export one record a sample")
+    if per == "context" and not form.together:
+        raise UserError(f"{dialect} packs contexts in its own loader; export one record a sample")
     asked = {
         "dialect": dialect,
         "per": per,
@@ -343,7 +343,8 @@ _WHY = {
     "videos": "it shows several videos; a record names one",
     "image-and-video": "it shows images and a video; the loader reads one or the other",
     "noise-form": "noise of several answers, of which one could be marked, or without a sound",
-    "noise-unmarked": "noise, for which VITA-Audio has no mark",
+    "noise-unmarked": "noise, for which the form has no mark",
+    "unheard": "there is sound in it, and Long-VITA hears nothing",
 }
 
 
@@ -385,7 +386,7 @@ This is a copy: a record that is taken down in the lake stays here until the sta
 
 def _use(made: Export, manifest: Manifest, form: Dialect, page: str) -> str:
     settings, where = manifest.context, f"{made.root}/{made.stage}/{page}"
-    if made.dialect == "vita-audio":
+    if not form.together:
         return (
             f"Name `{where}` as the data file. Media stand in the records by their whole paths, below\n`{made.root}`.\n"
         )

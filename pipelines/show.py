@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 from unicodedata import east_asian_width
 
@@ -382,7 +383,10 @@ def exported(made: Export, place: str) -> str:
 
 def differences(found: Sequence[Difference]) -> str:
     """What changes of each stage: settings, then samples of each corpus, then contexts."""
-    return "\n\n".join("\n".join(_difference(one)) for one in found)
+    blocks = ["\n".join(_difference(one)) for one in found]
+    long = ["\n" in block for block in blocks]
+    ends = ["\n\n" if one or other else "\n" for one, other in pairwise(long)]
+    return "".join(block + end for block, end in zip(blocks, [*ends, ""], strict=True))
 
 
 def _difference(one: Difference) -> Iterator[str]:
