@@ -174,32 +174,39 @@ def met(before: Draws, after: Draws) -> Rows:
 
 def corpora(before: Placed, after: Placed) -> Iterator[Change]:
     """What became of each corpus, in the order of their names."""
+    names = sorted({*before.names, *after.names})
     where = met(before.who, after.who)
     there = where >= 0
-    same = np.zeros(len(after), np.bool_)
+    same = there.copy()
     same[there] = before.what[where[there]] == after.what[there]
-    for name in sorted({*before.names, *after.names}):
-        old, new = _of(before, name), _of(after, name)
-        kept = int((same & new).sum())
-        changed = int((there & new).sum()) - kept
+    old, new = _sums(before, names), _sums(after, names)
+    of = np.array([names.index(name) for name in after.names], np.int16)[after.corpus]
+    both, kept = (np.bincount(of[rows], minlength=len(names)).tolist() for rows in (there, same))
+    for at, name in enumerate(names):
         yield Change(
             corpus=name,
-            kept=kept,
-            changed=changed,
-            added=int(new.sum()) - kept - changed,
-            removed=int(old.sum()) - kept - changed,
-            before=_summed(before, old),
-            after=_summed(after, new),
+            kept=kept[at],
+            changed=both[at] - kept[at],
+            added=new[at].samples - both[at],
+            removed=old[at].samples - both[at],
+            before=old[at],
+            after=new[at],
         )
 
 
-def _of(plan: Placed, name: str) -> npt.NDArray[np.bool_]:
-    return plan.corpus == plan.names.index(name) if name in plan.names else np.zeros(len(plan), np.bool_)
+def _sums(plan: Placed, names: list[str]) -> list[Sums]:
+    """What the samples of each of these corpora come to."""
 
+    def of(values: npt.NDArray[Any] | None) -> list[float]:
+        sums = np.bincount(plan.corpus, values, len(plan.names)).tolist()
+        return [sums[plan.names.index(name)] if name in plan.names else 0 for name in names]
 
-def _summed(plan: Placed, mine: npt.NDArray[np.bool_]) -> Sums:
-    counted = {name: int(getattr(plan, name)[mine].sum(dtype=np.int64)) for name in ("questions", "tokens", "spoken")}
-    return Sums(samples=int(mine.sum()), seconds=round(float(plan.seconds[mine].sum()), 6), **counted)
+    counted = zip(*map(of, (None, plan.questions, plan.tokens, plan.spoken, plan.seconds)), strict=True)
+    return [
+        Sums(samples=round(samples), questions=round(questions), tokens=round(tokens), spoken=round(spoken),
+             seconds=round(seconds, 6))
+        for samples, questions, tokens, spoken, seconds in counted
+    ]  # fmt: skip
 
 
 class Contexts(NamedTuple):
