@@ -43,6 +43,7 @@ from tarsia.schemas.shard import Stored
 VERSION = 1  # counts changes of what is written
 PART_BYTES = 256 << 20  # of media and text that one task reads
 PER = ("sample", "context")
+NAMES = ("records.json", "records.jsonl", "config.py", "config.yaml")  # of which a dialect has two
 WRITERS = 8  # threads of a task that write media
 PIECE = 1 << 20
 
@@ -189,6 +190,8 @@ def export(
     dialect can say no sample of the stage.
     """
     manifest, store = load_manifest(lake.url, stage), open_store(place)
+    if store.url == lake.url:
+        raise UserError(f"{lake.url} is the lake itself; export into a place of its own")
     dialect = dialect or dialect_of(manifest.model)
     if dialect not in DIALECTS:
         raise UnknownName("format", dialect, DIALECTS)
@@ -210,8 +213,9 @@ def export(
     parts = finish(tasks, pool, Progress("export", "parts", quiet=quiet))
     made = _joined(store, lake, manifest, asked, form, tasks, parts)
     store.replace(f"{made.stage}/export.json", canonical(made.model_dump(mode="json")))
-    for entry in list(store.list(f"unfinished/{made.stage}")):
-        store.delete(entry.path)
+    past = {f"{made.stage}/{name}" for name in NAMES} - {stored.path for stored in made.files}
+    for path in (*sorted(past), *[entry.path for entry in store.list(f"unfinished/{made.stage}")]):
+        store.delete(path)
     return made
 
 
@@ -280,6 +284,7 @@ def _joined(
     records = sum(part["records"] for part in parts)
     pieces = [task.record.removesuffix(".json") for task, part in zip(tasks, parts, strict=True) if part["records"]]
     every = [task.record.removesuffix(".json") for task in tasks]
+    store.delete(f"{stage}/export.json")  # of another export, which from here on is not whole
     files = [
         _join(store, f"{stage}/records.{form.suffix}", [f"{one}.records" for one in pieces], form.brackets),
         _join(store, f"{stage}/left-out.jsonl", [f"{one}.left-out" for one in every], (b"", b"", b"")),

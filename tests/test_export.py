@@ -379,6 +379,9 @@ def test_an_export_of_another_plan_is_replaced_only_on_request(lake, vita, tmp_p
     run(lake, tmp_path)
     with pytest.raises(Drift, match="per was sample, is context"):
         run(lake, tmp_path, per="context")
+    made = run(lake, tmp_path, dialect="vita-audio", replace=True)
+    names = {"records.jsonl", "left-out.jsonl", "config.yaml", "README.md", "export.json"}
+    assert {path.name for path in (tmp_path / STAGE).iterdir()} == names
     made = run(lake, tmp_path, per="context", replace=True)
     assert made.per == "context"
     assert len(written(tmp_path)) == made.records
@@ -405,6 +408,8 @@ def test_what_is_not_known_is_said_with_what_is(lake, tmp_path):
         run(lake, tmp_path, dialect="vita-2")
     with pytest.raises(UnknownName, match="Known: context, sample"):
         run(lake, tmp_path, per="corpus")
+    with pytest.raises(UserError, match="is the lake itself"):
+        run(lake, lake.url)
     with pytest.raises(UserError, match="packs contexts in its own loader"):
         run(lake, tmp_path, dialect="vita-audio", per="context")
 
