@@ -357,9 +357,9 @@ def inspect(
 def diff(
     lake: LakeUrl,
     one: Annotated[
-        str | None, typer.Argument(metavar="[STAGE]", help="A planned stage: model/stage. Alone: against its parent.")
+        str | None, typer.Argument(metavar="STAGE", help="A planned stage: model/stage. Alone: against its parent.")
     ] = None,
-    other: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Another, or the same elsewhere.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another, or the same elsewhere.")] = None,
     elsewhere: Annotated[
         str | None, typer.Option("--with", metavar="LAKE", help="Where the second stage lies.")
     ] = None,

@@ -6,7 +6,7 @@
     DEST/<model>/<stage>/README.md         what it is, of which corpora under which licences, how to train on it
     DEST/<model>/<stage>/export.json       written last: all of the above, for one manifest
     DEST/images  DEST/videos  DEST/audio   media by their content, shared by all stages that are exported there
-    DEST/unfinished/…                      parts of the records while they are made
+    DEST/.unfinished/…                     parts of the records while they are made
 
 A task writes the records of a run of contexts, cut like the tars of `tarsia pack`, and the media that are not there
 yet. Its record stands in the export, never in the lake, which is only read. The parts are joined in the order of the
@@ -214,7 +214,7 @@ def export(
     made = _joined(store, lake, manifest, asked, form, tasks, parts)
     store.replace(f"{made.stage}/export.json", canonical(made.model_dump(mode="json")))
     past = {f"{made.stage}/{name}" for name in NAMES} - {stored.path for stored in made.files}
-    for path in (*sorted(past), *[entry.path for entry in store.list(f"unfinished/{made.stage}")]):
+    for path in (*sorted(past), *[entry.path for entry in store.list(f".unfinished/{made.stage}")]):
         store.delete(path)
     return made
 
@@ -245,7 +245,7 @@ def _tasks(lake: Lake, store: Store, manifest: Manifest, asked: dict[str, str], 
     begins, sizes = found["first"].to_numpy(), found["samples"].to_numpy()
     read = samples["length"].to_numpy() + samples["speech_length"].fill_null(0).to_numpy()
     until = np.concatenate([[0], np.cumsum(read, dtype=np.int64)])
-    folder = f"unfinished/{asked['stage']}/{digest_of([VERSION, asked])[:16]}"
+    folder = f".unfinished/{asked['stage']}/{digest_of([VERSION, asked])[:16]}"
     return [
         ExportPart(**asked, source=lake.url, first=first, last=last, lake=store.url,
                    record=f"{folder}/{first:08d}-{last:08d}.json")
@@ -378,9 +378,7 @@ The licences are those of the corpora as the catalog names them; what is made of
 
 ## Left out
 
-{left or "Nothing."}
-
-Each is named in `left-out.jsonl`.
+{f"{left}{_NAMED}" if left else "Nothing."}
 
 ## To train on it
 
@@ -411,6 +409,7 @@ of its own, and adds states and system prompts, which are therefore not in here.
 {_NO_CAP.format(settings.sample_tiles) if settings.sample_tiles else ""}"""
 
 
+_NAMED = "\n\nEach is named in `left-out.jsonl`."
 _NO_CAP = """
 The plan gives all images of a sample {} tiles together. The loader knows no such cap: it gives samples of several
 images more tiles than were counted.
