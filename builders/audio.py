@@ -146,6 +146,13 @@ def encode_flac(samples: Pcm, rate: int) -> bytes:
     return file.getvalue()
 
 
+def encode_wav(samples: Pcm, rate: int) -> bytes:
+    """Mono WAV of 16 bits, the plainest there is."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
 def decode_flac(data: bytes) -> Pcm:
     """The samples of a stored FLAC."""
     samples: Pcm = soundfile.read(io.BytesIO(data), dtype="int16")[0]

@@ -17,7 +17,7 @@ there the answer is counted after each.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 
 from tarsia.builders.speech import parts
@@ -150,6 +150,16 @@ def as_met(turns: Sequence[Turn], kind: str, language: str, context: Context) ->
             met[at] = turn.model_copy(update={"text": f"{AUDIO}\n{request}"})
         elif context.interleave and bare and at and turn.speaker == "gpt":
             met[at] = turn.model_copy(update={"text": PLACEHOLDER.sub("", turns[at - 1].text).strip() + AUDIO})
+    return met
+
+
+def as_heard(turns: Iterable[Turn], asked: Collection[int]) -> list[Turn]:
+    """A conversation with `<audio>` where a question is heard; `asked` numbers these among the questions."""
+    met, question = list[Turn](), -1
+    for turn in turns:
+        question += turn.speaker == "human"
+        heard = turn.speaker == "human" and question in asked
+        met.append(turn.model_copy(update={"text": heard_text(turn.text)}) if heard else turn)
     return met
 
 

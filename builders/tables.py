@@ -79,6 +79,13 @@ def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None
         return read_parquet(file, columns)
 
 
+def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of a stored table, a row group at a time."""
+    with store.open(stored.path) as file, pq.ParquetFile(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield parquet.read_row_group(group, columns=list(columns), use_threads=False)
+
+
 def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or some columns of it. (`pq.read_table` would import pandas, a CPU-second in every process.)"""
     with pq.ParquetFile(file) as parquet:

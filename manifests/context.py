@@ -158,12 +158,12 @@ class Layout(Protocol):
 
 
 class InShards:
-    """Contexts from the shards and sidecars that the manifest points into."""
+    """Contexts from the shards and sidecars that the manifest points into; `originals`: with the files of videos."""
 
     haul = SCATTERED
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
-        self._url, self._shards = store.url, manifest.shards
+    def __init__(self, store: Store, manifest: Manifest, *, originals: bool = False) -> None:
+        self._url, self._shards, self._originals = store.url, manifest.shards, originals
 
     def spans(self, number: int, places: Sequence[Place]) -> list[Span]:
         """A range a sample, followed by that of its speech."""
@@ -196,7 +196,7 @@ class InShards:
                 try:
                     told = orjson.loads(media.pop("json"))
                     for video in told["videos"]:
-                        if video["original"]:
+                        if video["original"] and not self._originals:
                             del media[video["original"]["member"]]  # nobody trains on the file that the frames are of
                     heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
                     clips = orjson.loads(said["json"])["clips"] if said else []

@@ -422,6 +422,7 @@ class Hearing(NamedTuple):
     refused: Rows
     pending: Rows
     sidecar: Rows  # row of the sidecar index, -1 where nothing is heard
+    waiting: int  # questions that a voice would have to say first, if it refused none
 
 
 def mute(one: Selected) -> Bools:
@@ -433,7 +434,7 @@ def _silence(rows: Rows) -> Hearing:
     """Nothing is heard; the zeros are one zero, said many times."""
     none = np.broadcast_to(np.int64(0), len(rows))
     return Hearing(
-        _grouped(none, none[:0]), none, none, none, none, none, none, np.broadcast_to(np.int64(-1), len(rows))
+        _grouped(none, none[:0]), none, none, none, none, none, none, np.broadcast_to(np.int64(-1), len(rows)), 0
     )
 
 
@@ -467,6 +468,7 @@ def _hearing(corpus: Corpus, ask: Ask, rows: Rows, context: Context, *, pending_
         refused=by_sample(refused, slots),
         pending=by_sample(undecided, slots),
         sidecar=np.where(counts > 0, asked.sidecar[rows], -1),
+        waiting=heard(accepted | undecided, undecided, ask.spoken or 0)[1] if waiting else 0,
     )
 
 

@@ -111,6 +111,7 @@ class Planned(NamedTuple):
     padding: float | None
     deviation: Deviation | None
     kept: int | None  # contexts of the parent that stay, None from scratch
+    waiting: dict[str, int]  # by corpus: questions that count as text until a voice has said them
 
     @property
     def rows(self) -> dict[str, str]:
@@ -145,6 +146,7 @@ def plan(
     order = _stage_order(selected, position)
     carried = prompts if context.prompt == "context" else dict.fromkeys(prompts, 0)
     rooms = _rooms(everyone, stage.pack, context.tokens, carried, _unspoken(selected))
+    heard = {one.ask.corpus for one in selected if one.hearing.waiting}
     parts = rounds([one.rows for one in selected])
     filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
     unplaced = _unplaced(everyone, order, rooms)
@@ -166,6 +168,7 @@ def plan(
         padding=_padding(contexts) if rooms.longest is not None else None,
         deviation=_deviation(samples),
         kept=filled.kept,
+        waiting={name: sum(one.hearing.waiting for one in selected if one.ask.corpus == name) for name in heard},
     )
 
 

@@ -265,6 +265,38 @@ def pack(
 
 
 @app.command()
+def export(
+    lake: LakeUrl,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="model/stage, such as vita-1.5/2.2.")],
+    place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://bucket/prefix; stages share media.")],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="vita-1.0, vita-1.5, vita-audio or long-vita; if not said, what the stage's model reads."
+        ),
+    ] = None,
+    per: Annotated[
+        str, typer.Option("--per", help="A record is a sample, or a context: one long chat, as VITA packs.")
+    ] = "sample",
+    root: Annotated[str | None, typer.Option("--root", help="What DEST is called where the trainer runs.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another export of the stage.")] = False,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a planned stage as files that VITA's or VITA-Audio's own code trains on."""
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import show
+    from tarsia.pipelines.export import export as run
+    from tarsia.pipelines.pool import open_pool
+
+    with open_pool(workers, ray) as pool:
+        made = run(Lake(lake), stage, place, pool, dialect=form, per=per, root=root, replace=replace, quiet=quiet)
+    _print(as_json, made.model_dump(mode="json"), lambda: show.exported(made, place))
+
+
+@app.command()
 def stream(
     lake: LakeUrl,
     stage: Annotated[str, typer.Option("--stage", help="model/stage, such as vita-1.5/2.2.")],
@@ -319,6 +351,52 @@ def inspect(
     else:
         records = [lineage.of_key(key) if key is not None else lineage.of_id(*(identity or ("", "")))]
     _print(as_json, [one.model_dump(mode="json") for one in records], lambda: show.records(records))
+
+
+@app.command()
+def diff(
+    lake: LakeUrl,
+    one: Annotated[
+        str | None, typer.Argument(metavar="STAGE", help="A planned stage: model/stage. Alone: against its parent.")
+    ] = None,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another, or the same elsewhere.")] = None,
+    elsewhere: Annotated[
+        str | None, typer.Option("--with", metavar="LAKE", help="Where the second stage lies.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="What would change if this recipe were planned now; writes no plan.")
+    ] = None,
+    voices: Voices = "espeak",
+    stage: Stages = None,
+    snapshots: Annotated[
+        tuple[int, int] | None, typer.Option("--snapshots", metavar="N M", help="The lake then and later.")
+    ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what differs: between two planned stages, a recipe and its plans, or two snapshots."""
+    from tarsia.builders.documents import read_recipe, read_voices
+    from tarsia.builders.lake import Lake
+    from tarsia.pipelines import diff as run
+    from tarsia.pipelines import show
+    from tarsia.pipelines.pool import open_pool
+
+    if sum((one is not None, recipe is not None, snapshots is not None)) != 1:
+        raise UserError("say one thing to compare: STAGE [STAGE], --recipe RECIPE or --snapshots N M")
+    place = Lake(lake)
+    if snapshots is not None:
+        changes = run.of_snapshots(place, *snapshots)
+        _print(as_json, changes.model_dump(mode="json"), lambda: show.changed(changes))
+        return
+    if recipe is not None:
+        page, pool_name = read_recipe(recipe), read_voices(voices).name
+        with open_pool(workers, ray) as pool:
+            found = list(run.of_recipe(page, place, pool, only=stage or (), voices=pool_name, quiet=quiet))
+    else:
+        found = [run.between(place, one or "", other, elsewhere=Lake(elsewhere) if elsewhere else None)]
+    _print(as_json, [diff.model_dump(mode="json") for diff in found], lambda: show.differences(found))
 
 
 @app.command()

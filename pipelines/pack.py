@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tarsia.builders.chat import heard_text, ids_of, system
+from tarsia.builders.chat import as_heard, ids_of, system
 from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
 from tarsia.builders.storage import open_store
@@ -101,7 +101,9 @@ def _members(context: Context) -> list[tuple[str, bytes]]:
                     mode="json", by_alias=True, include={"key", "corpus", "id", "kind", "language", "boxes", "speaker"}
                 ),
                 "tokens": streamed.tokens,
-                "conversations": _as_met(streamed),
+                "conversations": [
+                    turn.model_dump(by_alias=True) for turn in as_heard(streamed.sample.conversations, streamed.asked)
+                ],
                 "heard": [
                     {"turn": turn, "text": question.text}
                     for turn, question in enumerate(_questions(streamed))
@@ -144,16 +146,6 @@ def writing_of(manifest: Manifest) -> Writing | None:
 
 def _questions(streamed: Streamed) -> list[Any]:
     return [turn for turn in streamed.sample.conversations if turn.speaker == "human"]
-
-
-def _as_met(streamed: Streamed) -> list[dict[str, str]]:
-    """The conversation with `<audio>` where a question is heard."""
-    turns, question = [], -1
-    for turn in streamed.sample.conversations:
-        question += turn.speaker == "human"
-        spoken = turn.speaker == "human" and question in streamed.asked
-        turns.append({"from": turn.speaker, "value": heard_text(turn.text) if spoken else turn.text})
-    return turns
 
 
 def pack(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -137,13 +137,42 @@ def make_plans(
 
     `repair`: each plan follows the manifest that stands, if one does, and takes its place.
     """
+    planned = stages_of(
+        recipe, lake, pool, only=only, voices=voices, pending_as_text=pending_as_text, repair=repair, quiet=quiet
+    )
+    return [
+        one.manifest if dry_run else _store(one.manifest, one.planned, lake, one.parent, replace=replace)
+        for one in planned
+    ]
+
+
+class Fresh(NamedTuple):
+    """A stage as it is planned now, and the manifest that it follows; its tables are stored nowhere yet."""
+
+    manifest: Manifest
+    planned: Planned
+    parent: Manifest | None
+
+
+def stages_of(
+    recipe: Recipe,
+    lake: Lake,
+    pool: Pool,
+    *,
+    only: Sequence[str] = (),
+    voices: str | None = None,
+    pending_as_text: bool = False,
+    repair: bool = False,
+    quiet: bool = False,
+) -> Iterator[Fresh]:
+    """Plans the stages one after the other, and stores nothing but costs."""
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     listens = any(stage.listens for stage in wanted.stages.values())
     every = corpora_of(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
     words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
-    manifests, held = list[Manifest](), dict[str, Corpus]()
+    held = dict[str, Corpus]()
     for number, name in enumerate(names):
         corpora = _held(held, every, [recipe.stages[name] for name in names[number:]])
         parent = _standing(lake, recipe.model, name, replace=False) if repair else None
@@ -153,8 +182,7 @@ def make_plans(
         fresh = _manifest(recipe, name, snapshot, planned, prompts, heard, {})
         if parent:
             fresh = _following(parent, fresh, planned, f"{lake.url}/{stage_path(recipe.model, name)}")
-        manifests.append(fresh if dry_run else _store(fresh, planned, lake, parent, replace=replace))
-    return manifests
+        yield Fresh(fresh, planned, parent)
 
 
 def _held(
@@ -178,7 +206,7 @@ def _samples(parent: Manifest, lake: Lake) -> pa.Table:
 
 def _following(parent: Manifest, fresh: Manifest, planned: Planned, where: str) -> Manifest:
     """The manifest of a repaired plan; the parent itself where nothing changed."""
-    if said := _settings(parent, fresh):
+    if said := asked_differently(parent, fresh):
         raise Drift(f"{where}: {'; '.join(said)}; a repair follows changes of the lake alone, so plan anew: --replace")
     if fresh.lake == parent.lake and fresh.rows == parent.rows:
         return parent
@@ -243,7 +271,7 @@ def _store(fresh: Manifest, planned: Planned, lake: Lake, parent: Manifest | Non
 
 def drift(before: Manifest, after: Manifest) -> str:
     """What differs between two manifests of one stage, field by field."""
-    said = _settings(before, after) + ["it was repaired"] * bool(before.repaired)
+    said = asked_differently(before, after) + ["it was repaired"] * bool(before.repaired)
     was, now = (Counter[str](), Counter[str]())
     for there, manifest in (was, before), (now, after):
         for ask in manifest.asks:
@@ -254,8 +282,8 @@ def drift(before: Manifest, after: Manifest) -> str:
     return "a manifest stands here from another plan: " + ("; ".join(said) or "its rows differ")
 
 
-def _settings(before: Manifest, after: Manifest) -> list[str]:
-    """What was asked for differently."""
+def asked_differently(before: Manifest, after: Manifest) -> list[str]:
+    """What was asked for differently, field by field."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     fields = ("stage", "seed", "context", "pool", "vocabulary", "prompts", "format", "order")
     return [one for field in fields for one in _differences(old[field], new[field], field)]

@@ -2,15 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 from unicodedata import east_asian_width
 
 from tarsia.manifests.audit import Audit
+from tarsia.manifests.changes import Changes
+from tarsia.manifests.difference import Change, Difference
 from tarsia.manifests.lineage import Record
 from tarsia.manifests.runs import RunAudit
 from tarsia.manifests.stream import Batch
 from tarsia.pipelines.check import Checked
 from tarsia.pipelines.estimate import Estimate
+from tarsia.pipelines.export import Export
 from tarsia.pipelines.ingest import Ingested
 from tarsia.pipelines.inspect import Duplicates
 from tarsia.pipelines.prune import Pruned
@@ -42,7 +46,7 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell[0].isdigit() or cell == "-"
+    return not cell or cell.removeprefix("-")[:1].isdigit() or cell == "-"
 
 
 def _width(cell: str) -> int:
@@ -357,6 +361,122 @@ def packed(stages: dict[str, list[Packed]]) -> str:
         for stage, shards in stages.items()
     ]
     return table(("stage", "contexts", "shards", "MB"), rows)
+
+
+def exported(made: Export, place: str) -> str:
+    """What was written of each corpus, and what could not be said."""
+    rows = [
+        (one.corpus, one.kind.value, one.samples, one.questions, one.heard, sum(one.left_out.values()), one.licence)
+        for one in made.corpora
+    ]
+    lines = [table(("corpus", "kind", "samples", "questions", "heard", "left out", "licence"), rows)]
+    lines += [
+        f"{one.corpus}: {count:,} left out, {reason}" for one in made.corpora for reason, count in one.left_out.items()
+    ]
+    written = made.placed - made.left_out
+    lines.append(
+        f"{made.placed:,} samples placed = {written:,} in {made.records:,} records + {made.left_out:,} left out"
+    )
+    lines.append(f"how to train on it: {place.rstrip('/')}/{made.stage}/README.md")
+    return "\n".join(lines)
+
+
+def differences(found: Sequence[Difference]) -> str:
+    """What changes of each stage: settings, then samples of each corpus, then contexts."""
+    blocks = ["\n".join(_difference(one)) for one in found]
+    long = ["\n" in block for block in blocks]
+    ends = ["\n\n" if one or other else "\n" for one, other in pairwise(long)]
+    return "".join(block + end for block, end in zip(blocks, [*ends, ""], strict=True))
+
+
+def _difference(one: Difference) -> Iterator[str]:
+    against = f" against {one.against}" if one.against else "" if one.before else ", not planned before"
+    moved = [change for change in one.corpora if change.changed or change.added or change.removed or change.waiting]
+    if one.before and not moved and one.contexts_after == one.in_place == one.contexts_before:
+        yield f"{one.stage}{against}: the same samples in the same contexts"
+        yield from (f"  {said}" for said in one.settings)
+        return
+    yield f"{one.stage}{against}"
+    yield from (f"  {said}" for said in one.settings)
+    if one.lake:
+        yield "  the lake holds something else of what the stage sees"
+    rows: list[Sequence[Any]] = [_moved(change) for change in moved]
+    if len(moved) > 1:
+        numbers = [sum(values) for values in zip(*(row[1:] for row in rows), strict=True)]
+        rows.append(("all", *numbers))
+    if moved:
+        head = (
+            "corpus",
+            "kept",
+            "changed",
+            "in",
+            "out",
+            "tokens",
+            "after",
+            "hours",
+            "after",
+            "heard",
+            "after",
+            "waiting",
+        )
+        yield table(head, rows)
+    same = len(one.corpora) - len(moved)
+    if same:
+        yield f"{same} {'corpus' if same == 1 else 'corpora'} as before"
+    new = one.contexts_after - one.kept
+    yield (
+        f"contexts: {one.contexts_before:,} before, {one.contexts_after:,} after; {one.kept:,} hold what they held, "
+        f"{one.in_place:,} under their number; {new:,} new, of {one.bytes / 1e6:,.1f} MB"
+    )
+    if one.unplaced_before or one.unplaced_after:
+        yield f"selected but not placed: {one.unplaced_before:,} before, {one.unplaced_after:,} after"
+    if waiting := sum(change.waiting for change in one.corpora):
+        yield f"{waiting:,} questions wait for a voice first (tarsia speak); they count as text here"
+
+
+def _moved(one: Change) -> Sequence[Any]:
+    before, after = one.before, one.after
+    return (one.corpus, one.kept, one.changed, one.added, one.removed, before.tokens, after.tokens,
+            before.seconds / 3600, after.seconds / 3600, before.spoken, after.spoken, one.waiting)  # fmt: skip
+
+
+def changed(found: Changes) -> str:
+    """What changed in a lake: records of each corpus, speech of each pool."""
+    lines = []
+    if found.corpora:
+        rows = [
+            (one.corpus, one.presence, *one.samples, one.added, one.removed, one.edited, one.rewritten, one.taken_down,
+             sum(one.quarantined.values()), one.shards)
+            for one in found.corpora
+        ]  # fmt: skip
+        head = (
+            "corpus",
+            "",
+            "samples",
+            "after",
+            "in",
+            "out",
+            "edited",
+            "rewritten",
+            "taken down",
+            "quarantined",
+            "shards",
+        )
+        lines.append(table(head, rows))
+    lines += [f"{one.corpus}: {said}" for one in found.corpora for said in one.entry]
+    lines += [
+        f"{one.corpus}: {abs(count):,} {'more' if count > 0 else 'fewer'} quarantined, {code}"
+        for one in found.corpora
+        for code, count in one.quarantined.items()
+    ]
+    if found.speech:
+        spoken = [
+            (one.pool, one.corpus, one.added, one.removed, one.respoken, one.refused, one.shards)
+            for one in found.speech
+        ]
+        lines.append(table(("voices", "corpus", "clips in", "out", "respoken", "refused", "shards"), spoken))
+    lines.append(f"snapshots {found.before} and {found.after}: {found.same:,} corpora the same")
+    return "\n".join(lines)
 
 
 def batch(one: Batch) -> str:

@@ -19,7 +19,7 @@ from tarsia.schemas.errors import Refused
 ROOT = Path(__file__).parents[1]
 TARSIA = Path(sys.executable).parent / "tarsia"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-VERBS = ("ingest", "speak", "plan", "pack", "stream", "audit", "inspect", "demo")
+VERBS = ("ingest", "speak", "plan", "diff", "pack", "export", "stream", "audit", "inspect", "demo")
 
 
 def help_of(*words: str) -> str:
