@@ -413,18 +413,19 @@ def hush(store: Store, said: Iterable[str]) -> None:
     """Takes texts out of all orders of jobs under way. Rows stay where they are, and the names of their clips."""
     texts = pa.array(sorted(said), pa.string())
     for entry in list(store.list("work/speak")):
-        orders = read_parquet(io.BytesIO(store.read(entry.path)))
-        goes = pc.is_in(orders["spoken"], value_set=texts)
-        if pc.any(goes).as_py():
-            spoken = pc.if_else(goes, pa.scalar(None, pa.string()), orders["spoken"])
-            store.replace(entry.path, _orders(orders.set_column(2, "spoken", spoken)))
+        with suppress(NotThere):  # of a job that has just ended
+            orders = read_parquet(io.BytesIO(store.read(entry.path)))
+            goes = pc.is_in(orders["spoken"], value_set=texts)
+            if pc.any(goes).as_py():
+                spoken = pc.if_else(goes, pa.scalar(None, pa.string()), orders["spoken"])
+                store.replace(entry.path, _orders(orders.set_column(2, "spoken", spoken)))
 
 
 def hushed(store: Store, paths: Iterable[str]) -> set[str]:
     """The names of the clips whose texts were taken out of orders: a task may have read them before."""
     clips: set[str] = set()
     for path in paths:
-        with suppress(NotThere):  # a job that has just ended
+        with suppress(NotThere):
             orders = read_parquet(io.BytesIO(store.read(path)), ["clip", "spoken"])
             clips |= set(orders["clip"].filter(orders["spoken"].is_null()).to_pylist())
     return clips

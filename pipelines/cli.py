@@ -124,6 +124,9 @@ def speak(
     real_time_factor: Annotated[
         float, typer.Option(min=0, help="For --dry-run: seconds of a server's work for each second of speech.")
     ] = 0.03,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="MINUTES", help="Wait so long for servers that spoke and are all away.")
+    ] = 60.0,
     workers: Workers = None,
     ray: Ray = None,
     quiet: Quiet = False,
@@ -143,7 +146,7 @@ def speak(
             sums = estimate(page, place, cast, pool, only=stage or (), real_time_factor=real_time_factor, quiet=quiet)
             _print(as_json, sums.model_dump(mode="json"), lambda: show.estimated(sums))
             return
-        speech = run(page, place, cast, pool, only=stage or (), quiet=quiet)
+        speech = run(page, place, cast, pool, only=stage or (), quiet=quiet, wait=60 * wait)
     _print(as_json, speech.model_dump(mode="json"), lambda: show.spoken(speech))
 
 

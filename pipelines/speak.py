@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from tarsia.builders.clips import SEGMENT, Book, Script, Sealer, ask, get_orders, get_pool, put_orders
 from tarsia.builders.desk import Tally
 from tarsia.builders.endpoints import Unwell
+from tarsia.builders.fleet import STRIKES, standing_out
 from tarsia.builders.fleet import pause as usual_pause
-from tarsia.builders.fleet import standing_out
 from tarsia.builders.hearing import settle
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import open_store
@@ -74,12 +74,14 @@ def speak(
     *,
     only: Sequence[str] = (),
     quiet: bool = False,
+    wait: float = 0.0,
     pause: Callable[[int], float] = usual_pause,
 ) -> Speech:
     """Has the pool speak what the stages of the recipe ask for, and publishes the sidecars.
 
-    When the servers give up, what was decided is published before their error is raised. `pause` says how long a
-    server is left alone after so many faults in a row.
+    When the servers give up, what was decided is published. If they have spoken in this run, they are asked again for
+    `wait` seconds; then their error is raised. `pause` says how long a server is left alone after so many faults in a
+    row.
     """
     unseen = check_references(pool)  # tells what is wrong with the pool before all work
     servers = served(pool)
@@ -87,6 +89,7 @@ def speak(
     if unseen and not quiet:
         print(f"the reference clips of {_some(unseen)} are not here and were not checked", file=sys.stderr)
     tallies: dict[str, Tally] = {}
+    outage = _Outage(wait, pause, quiet=quiet)
     sweep(lake)  # after a job that was killed while a takedown went on
     while True:
         job = Job(recipe, lake, pool, workers, only=only, quiet=quiet)
@@ -94,11 +97,32 @@ def speak(
             stopped = _decide(job, servers, tallies, pause)
         except Overtaken:
             continue
-        if job.publish():
+        if job.publish() and not outage.goes_on(stopped, sum(one.accepted for one in tallies.values())):
             break
     if stopped:
         raise stopped
     return Speech(questions=tuple(job.report()), voices=tuple(voiced(tallies)))
+
+
+class _Outage:
+    """Waits for servers that have spoken in this run and are all away, up to `most` seconds at a time."""
+
+    def __init__(self, most: float, pause: Callable[[int], float], *, quiet: bool) -> None:
+        self._most, self._pause, self._quiet = most, pause, quiet
+        self._accepted, self._until = 0, 0.0
+
+    def goes_on(self, stopped: TarsiaError | None, accepted: int) -> bool:
+        """Whether to try again, after a pause; `accepted`: clips of the run so far."""
+        if not isinstance(stopped, Unwell) or not accepted or not self._most:
+            return False
+        if accepted > self._accepted:
+            self._accepted, self._until = accepted, time.monotonic() + self._most
+            if not self._quiet:
+                print(f"{stopped}\nwaiting for them for {self._most / 60:.0f} minutes", file=sys.stderr)
+        if time.monotonic() > self._until:
+            return False
+        time.sleep(self._pause(STRIKES))
+        return True
 
 
 def _decide(

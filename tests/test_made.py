@@ -172,6 +172,15 @@ def test_noise_goes_with_the_answers_that_it_was_made_of(town):
     assert not [path for path, data in files(town / "lake").items() if b"secret pier" in data]
 
 
+def test_answers_without_a_statement_leave_the_quarantine_of_noise_with_their_sample(town):
+    chats = [*ANSWERS, {"id": "short", "instruction": "Who?", "output": "Mathilda."}]
+    lake = lake_of(town, chats=chats)
+    assert lake.snapshot().corpus("noise").quarantined == {"no-statement": 1}
+    receipt = take(lake, ("chats", "short")).receipt
+    assert [(one.corpus, one.samples, one.quarantined) for one in receipt.records] == [("chats", 1, 0), ("noise", 0, 1)]
+    assert lake.snapshot().corpus("noise").quarantine is None
+
+
 def test_pairs_that_were_made_give_the_words_that_were_said_and_waves_at_24_khz(town):
     lake, page = lake_of(town), recipe(STAGES)
     voice(lake, page, str(town / "tone.yaml"))

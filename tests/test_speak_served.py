@@ -323,6 +323,48 @@ def test_when_all_servers_leave_what_was_made_is_kept_and_the_next_run_completes
     assert sidecars(lake) == sidecars(undisturbed)
 
 
+def test_a_job_waits_for_servers_that_have_spoken_and_are_all_away(town, servers, capsys):
+    undisturbed, lake = fill(town, "undisturbed"), fill(town)
+    say(town, undisturbed, *servers)
+    for server in servers:
+        server.asked.clear()
+        server.rule = gives_up(servers, 70)
+
+    def come_back():
+        while not all(server._leave.is_set() for server in servers):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        for server in servers:
+            server.stop()
+            server.rule = lambda body, number: Play()
+            server.start()
+
+    back = Thread(target=come_back)
+    back.start()
+    with open_pool(1) as workers:
+        recipe, voices = read_recipe(str(town / "half.yaml")), pool_of(town, *servers)
+        report = speak(recipe, lake, voices, workers, only=["whole"], wait=60, pause=lambda _: 0.01).questions[0]
+    back.join()
+    assert (report.spoken, report.pending) == (HALF, {})
+    assert sidecars(lake) == sidecars(undisturbed)
+    said = capsys.readouterr().err
+    assert said.count("no endpoint speaks any more") == said.count("waiting for them for 1 minutes") == 1
+
+
+def test_a_job_waits_no_longer_than_it_was_told_and_not_at_all_for_servers_that_never_spoke(town, servers):
+    lake = fill(town)
+    for server in servers:
+        server.rule = gives_up(servers, 70)
+    recipe, voices, pause = read_recipe(str(town / "half.yaml")), pool_of(town, *servers), lambda _: 0.01
+    for wait, least in ((1.0, 1.0), (600.0, 0.0)):
+        began = time.monotonic()
+        with open_pool(1) as workers, pytest.raises(Unwell, match="run again to go on"):
+            speak(recipe, lake, voices, workers, only=["whole"], quiet=True, wait=wait, pause=pause)
+        assert least <= time.monotonic() - began < 60
+    for server in servers:
+        server.start()
+
+
 def test_questions_that_servers_fail_are_pending_with_the_reason(town, servers):
     stubborn = QUESTIONS[::8]
     for server in servers:
