@@ -180,6 +180,10 @@ def neutralise(text: str, *, keep: bool) -> str:
     After the `<` of placeholders and of Qwen2.5's control tokens, and before a state that opens the text. With `keep`,
     placeholders are the turn's own and stay. `restore` gives back any text as it was.
     """
+    if text[:1] in _OPENING:
+        text = _STATE.sub(lambda like: like[0] + _JOINER, text)
+    if "<" not in text:
+        return text
     return _LIKENESS.sub(
         lambda like: like[0] if keep and like["medium"] and not like["joiners"] else like[0] + _JOINER, text
     )
@@ -187,15 +191,20 @@ def neutralise(text: str, *, keep: bool) -> str:
 
 def restore(text: str) -> str:
     """The corpus's own text again, which `neutralise` was given."""
-    return _LIKENESS.sub(lambda like: like[0].removesuffix(_JOINER), text)
+    return _LIKENESS.sub(_less, _STATE.sub(_less, text))
+
+
+def _less(like: re.Match[str]) -> str:
+    return like[0].removesuffix(_JOINER)
 
 
 _JOINER = "\u2060"
-_LIKENESS = re.compile(
-    rf"""(?: \A (?= {_JOINER}* [{SPOKEN}{NOISE}{WRITTEN}] )
-           | < (?= {_JOINER}* (?: (?P<medium> (?:image|video|audio)> )
-                                | \| [^<>|\s{_JOINER}]+ \|>
-                                | /?tool_call> ) ) )
+_OPENING = f"{_JOINER}{SPOKEN}{NOISE}{WRITTEN}"  # what a text begins with that opens with a state
+_STATE = re.compile(rf"\A{_JOINER}*(?=[{SPOKEN}{NOISE}{WRITTEN}])")
+_LIKENESS = re.compile(  # begins with a letter that regular expressions can search for
+    rf"""< (?= {_JOINER}* (?: (?P<medium> (?:image|video|audio)> )
+                            | \| [^<>|\s{_JOINER}]+ \|>
+                            | /?tool_call> ) )
         (?P<joiners> {_JOINER}* )""",
     re.VERBOSE,
 )

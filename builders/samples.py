@@ -97,8 +97,9 @@ def check_turns(draft: Draft) -> None:
             raise Refused("answer-empty" if number % 2 else "question-empty", f"turn {number} says nothing")
     if len(turns) % 2:
         raise Refused("roles-order", "the last question has no answer")
+    said = "\n".join(turn.text for turn in turns)  # no placeholder spans two of them
     for name, media in ((IMAGE, draft.images), (VIDEO, draft.videos), (AUDIO, draft.audios)):
-        found = sum(turn.text.count(name) for turn in turns)
+        found = said.count(name)
         if found != len(media) and not (name == AUDIO and _awaits(draft.turns, draft.audios)):
             raise Refused("placeholders", f"{found} {name} in the text, {len(media)} in the record")
 

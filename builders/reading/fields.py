@@ -60,12 +60,15 @@ def first_of(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
 
 def paths(record: dict[str, Any], *keys: str) -> tuple[str, ...]:
     """The path or list of paths under the first of the keys that says anything; none is no mistake."""
-    key = next((key for key in keys if record.get(key)), keys[0])
-    given = record.get(key) or []
-    listed = [given] if isinstance(given, str) else given
-    if not isinstance(listed, list) or not all(isinstance(path, str) and path for path in listed):
+    key = next((key for key in keys if record.get(key)), None)
+    if key is None:
+        return ()
+    given = record[key]
+    if isinstance(given, str):
+        return (clean(given),)
+    if not isinstance(given, list) or not all(isinstance(path, str) and path for path in given):
         raise Refused("record-shape", f"{key}: a path or a list of paths was due")
-    return tuple(clean(path) for path in listed)
+    return tuple(clean(path) for path in given)
 
 
 def clean(path: str) -> str:

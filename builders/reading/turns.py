@@ -122,6 +122,9 @@ def about_media(
     for number, turn in enumerate(spoken):
         text = neutralise(front * (number == 0) + turn.text, keep=False)
         for name in genuine if turn.speaker == "human" else ():
-            text = text.replace(neutralise(name, keep=False), name)
-        mended.append(say(turn.speaker, text))
+            text = text.replace(_AS_TEXT[name], name)
+        mended.append(turn if text == turn.text else say(turn.speaker, text))
     return Draft(turns=tuple(mended), images=images, videos=videos, audios=audios)
+
+
+_AS_TEXT = {name: neutralise(name, keep=False) for name in (IMAGE, VIDEO, AUDIO)}
