@@ -64,7 +64,7 @@ SORTED = pa.schema(
 )
 
 
-def scan(
+def slices_of(
     reader: Reader, source: Store, files: Sequence[tuple[str, Part | None]], name: str = ""
 ) -> Iterator[tuple[pa.Table, list[bytes]]]:
     """The raw records of some files, or parts of files, in slices of the schema SCANNED.
@@ -181,12 +181,15 @@ def settle(rows: npt.NDArray[np.uint64]) -> Marks:
     return Marks(collided, occurrence)
 
 
-def sort(
-    table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader, gone: Collection[str] = frozenset()
-) -> pa.Table:
-    """A slice in key order, its records understood, of the schema SORTED; its ids become what samples are called.
+Named = tuple[tuple[str, ...], ...]  # the media that a draft names, by sort, as MEDIA has them
 
-    Records whose key is in `gone` are left out.
+
+def in_order(
+    table: pa.Table, marks: Marks, corpus: Corpus, reader: Reader, gone: Collection[str] = frozenset()
+) -> tuple[pa.Table, list[Named]]:
+    """A slice in key order, its records understood, of the schema SORTED, and which media each row names.
+
+    Its ids become what samples are called. Records whose key is in `gone` are left out.
     """
     keys, names = [], []
     identities = (table["id"].to_pylist(), table["record"].to_pylist(), marks.collided, marks.occurrence)
@@ -201,12 +204,12 @@ def sort(
     table = table.set_column(0, "id", pa.array(names, pa.string())).append_column("key", pa.array(keys, pa.string()))
     table = table.take(order).combine_chunks()
     if not len(table):
-        return SORTED.empty_table()
+        return SORTED.empty_table(), []
     raw = zip(*(table[name].to_pylist() for name in ("key", "file", "raw", "code", "message")), strict=True)
-    understood = zip(*(_understood(corpus, reader, *row) for row in raw), strict=True)
-    fresh = dict(zip(_Understood._fields, understood, strict=True))
+    understood = [_understood(corpus, reader, *row) for row in raw]
+    fresh = dict(zip(_Understood._fields, zip(*understood, strict=True), strict=True))
     columns = [pa.array(fresh[one.name], one.type) if one.name in fresh else table[one.name] for one in SORTED]
-    return pa.table(columns, SORTED)
+    return pa.table(columns, SORTED), [row.named for row in understood]
 
 
 class _Understood(NamedTuple):
@@ -217,6 +220,7 @@ class _Understood(NamedTuple):
     asked: int
     code: str | None = None
     message: str | None = None
+    named: Named = ((),) * len(MEDIA)
 
 
 def _understood(
@@ -233,7 +237,8 @@ def _understood(
     if at.drawn:
         with suppress(Refused):  # what chance may refuse is then compared as it is
             compared = understand(record, At(corpus.model_copy(update={"template": None}), file, NOBODY), reader)
-    return _Understood(draft.model_dump_json(by_alias=True), said_of(compared), asked_of(compared))
+    named = draft.images, draft.videos, draft.audios
+    return _Understood(draft.model_dump_json(by_alias=True), said_of(compared), asked_of(compared), named=named)
 
 
 def understand(record: Any, at: At, reader: Reader) -> Draft:
@@ -281,12 +286,16 @@ def read_slice(store: Store, path: str, columns: Sequence[str] = SORTED.names) -
 
 
 def rows_of(store: Store, path: str, begin: int, end: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Some rows of a sorted slice, as dicts; only the batches that hold them are read."""
-    with store.open(path) as file, pa.ipc.open_file(file, options=_only(columns)) as reader:
-        for number in range(begin // BATCH, -(-end // BATCH)):
-            first = number * BATCH
-            low, high = max(begin, first), min(end, first + BATCH)
-            yield from reader.get_batch(number).slice(low - first, high - low).to_pylist()
+    """Some rows of a sorted slice, as dicts; only the batches that hold them are read.
+
+    No file stays open between them: a leaf takes rows of every slice, and of those there may be thousands.
+    """
+    for number in range(begin // BATCH, -(-end // BATCH)):
+        first = number * BATCH
+        low, high = max(begin, first), min(end, first + BATCH)
+        with store.open(path) as file, pa.ipc.open_file(file, options=_only(columns)) as reader:
+            rows = reader.get_batch(number).slice(low - first, high - low).to_pylist()
+        yield from rows
 
 
 def merged(store: Store, parts: Sequence[Run], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ from tarsia.schemas.identity import digest
 from tarsia.schemas.shard import Stored
 
 ROWS = 1 << 16  # a row group: small enough to read one in a hurry
+_HELD = 128 << 20  # bytes of rows that are waited for to fill one
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -46,13 +47,16 @@ def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.S
     state, size = blake3(), 0
     with store.spool() as file:
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-            held = schema.empty_table()
+            held, rows, waiting = [schema.empty_table()], 0, 0
             for table in tables:
-                held = pa.concat_tables([held, table])
-                while len(held) > ROWS:
-                    writer.write_table(held.slice(0, ROWS))
-                    held = held.slice(ROWS)
-            writer.write_table(held.combine_chunks())
+                held.append(table)
+                rows, waiting = rows + len(table), waiting + table.nbytes
+                while rows > ROWS or waiting > _HELD:
+                    whole = pa.concat_tables(held)
+                    writer.write_table(whole.slice(0, ROWS))
+                    held = [whole.slice(ROWS)]
+                    rows, waiting = len(held[0]), held[0].nbytes
+            writer.write_table(pa.concat_tables(held).combine_chunks())
         file.flush()
         file.seek(0)
         while chunk := file.read(1 << 20):

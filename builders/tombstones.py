@@ -18,7 +18,8 @@ from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.sample import Sample
 from tarsia.schemas.shard import FORBIDDEN, TOMBSTONES, Stored, lies_in
 
-_MEDIA = "tombstones/media"
+_ALL = "tombstones"
+_MEDIA = f"{_ALL}/media"
 
 
 def read_tombstones(store: Store, corpus: str) -> pa.Table:
@@ -49,11 +50,20 @@ def put_forbidden(store: Store, digests: Iterable[str]) -> None:
 
 def state_of(store: Store, corpora: Iterable[str]) -> list[str]:
     """What must not change while corpora are built: the names of all objects that they must honour."""
-    return [entry.path for folder in (*map(_folder, corpora), _MEDIA) for entry in store.list(folder)]
+    folders = {*map(_folder, corpora), _MEDIA}
+    return [entry.path for entry in store.list(_ALL) if entry.path.rpartition("/")[0] in folders]
+
+
+def all_of(store: Store, corpus: str, known: Stored | None, honoured: Iterable[str]) -> Stored | None:
+    """One object with all that was taken down of a corpus: the `known` one unless others are `honoured`."""
+    mine = [path for path in honoured if path.rpartition("/")[0] == _folder(corpus)]
+    if not mine or known and mine == [known.path]:
+        return known if mine else None
+    return put_tombstones(store, corpus, read_tombstones(store, corpus))
 
 
 def _folder(corpus: str) -> str:
-    return f"tombstones/corpora/{corpus}"
+    return f"{_ALL}/corpora/{corpus}"
 
 
 def _read(store: Store, folder: str, schema: pa.Schema, name: str) -> pa.Table:

@@ -11,7 +11,7 @@ from tarsia.builders.reading.rows import MEDIUM_OF
 from tarsia.builders.records import understand
 from tarsia.builders.samples import admit
 from tarsia.builders.storage import Store, open_store
-from tarsia.pipelines.ingest import chosen, survey
+from tarsia.pipelines.survey import chosen, survey
 from tarsia.schemas.corpus import Catalog, Corpus
 from tarsia.schemas.errors import Refused, UserError
 from tarsia.schemas.identity import canonical, digest, key_of

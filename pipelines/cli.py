@@ -92,9 +92,9 @@ def ingest(
     from tarsia.builders.lake import Lake
     from tarsia.pipelines import show
     from tarsia.pipelines.check import check as look
-    from tarsia.pipelines.ingest import deepened
     from tarsia.pipelines.ingest import ingest as run
     from tarsia.pipelines.pool import open_pool
+    from tarsia.pipelines.survey import deepened
 
     page = read_catalog(catalog, root)
     page = deepened(page) if deep else page

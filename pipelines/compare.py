@@ -12,7 +12,7 @@ look is recorded by the digest of all that it saw, as a leaf is: an edit costs a
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +34,10 @@ from tarsia.builders.likeness import hash_of
 from tarsia.builders.media import Media
 from tarsia.builders.records import MEDIA, Run, merged
 from tarsia.builders.samples import Members, admit
-from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table, get_tables, put_table
+from tarsia.pipelines.coming import Coming, Step
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
-from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.errors import BadCatalog, Refused
 from tarsia.schemas.identity import digest_of
 from tarsia.schemas.lake import CorpusState, ExcludedSet
@@ -47,28 +46,6 @@ from tarsia.schemas.shard import CONTENTS, EXCLUDED, LOOKED, Stored
 
 COLUMNS = ("key", "id", "draft", "said", "asked", "media")
 PLACEHOLDERS = {"images": IMAGE, "videos": VIDEO, "audios": AUDIO}
-
-
-class Piece(NamedTuple):
-    """A leaf that is to be built: its rows in the sorted slices, and arrays of what is known of its records."""
-
-    leaf: str
-    parts: tuple[Run, ...]
-    inputs: list[Any]  # all that the leaf depends on, but for what is refused because it stands elsewhere
-    draws: Hashes
-    said: Hashes
-    asked: Hashes
-
-
-class Coming(Protocol):
-    """A corpus on its way into the lake."""
-
-    corpus: Corpus
-    pieces: list[Piece]
-
-    @property
-    def shows(self) -> set[str]:
-        """The sorts of media that its records have."""
 
 
 @dataclass
@@ -83,20 +60,17 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Look:
+class Look(Step):
     """Looks at records of a leaf: those with the `draws`, and all that have media of the sorts `shows`."""
 
-    lake: str
-    corpus: Corpus
     leaf: str
     parts: tuple[Run, ...]
     draws: frozenset[int]
     shows: frozenset[str]
-    record: str
 
     def run(self) -> Any:
         """The table of what they say and show; those that are refused anyway are not in it."""
-        store, source = open_store(self.lake), open_store(self.corpus.root)
+        store, source = self.store, self.source
         rows = []
         for row in merged(store, self.parts, COLUMNS):
             if row["draft"] is None:
@@ -132,18 +106,15 @@ def _hashes(sample: Sample, members: Members) -> list[int]:
 
 
 @dataclass(frozen=True)
-class ReadSet:
+class ReadSet(Step):
     """What one sorted slice of an evaluation set holds."""
 
-    lake: str
-    corpus: Corpus
     slice: str
     rows: int
-    record: str
 
     def run(self) -> Any:
         """The table of its records, what could not be read, and the sorts of media there are."""
-        store, source = open_store(self.lake), open_store(self.corpus.root)
+        store, source = self.store, self.source
         rows, unread, shows = [], Counter[str](), set[str]()
         for row in merged(store, ((self.slice, 0, self.rows),), (*COLUMNS, "code")):
             try:
@@ -173,19 +144,10 @@ def _answered(draft: Draft) -> Draft:
     return draft.model_copy(update={"turns": turns})
 
 
-class Sorted(Protocol):
-    """A set whose records were read and sorted."""
-
-    corpus: Corpus
-    source: str
-    work: str
-    sorted: list[dict[str, Any]]
-
-
-def read_sets(sets: Sequence[Sorted], lake: Lake, pool: Pool, *, quiet: bool) -> list[ExcludedSet]:
+def read_sets(sets: Sequence[Coming], lake: Lake, pool: Pool, *, quiet: bool) -> list[ExcludedSet]:
     """Keeps what the sets hold as tables of the lake. Raises where nothing of a set can be read."""
     tasks = [
-        ReadSet(lake.url, one.corpus, f"{part['path']}.arrow", part["rows"], f"{one.work}/set/{number:05d}.json")
+        ReadSet(lake.url, one.corpus, f"{one.work}/set/{number:05d}.json", f"{part['path']}.arrow", part["rows"])
         for one in sets
         for number, part in enumerate(one.sorted)
     ]
@@ -193,7 +155,7 @@ def read_sets(sets: Sequence[Sorted], lake: Lake, pool: Pool, *, quiet: bool) ->
     return [_kept_set(one, [next(results) for _ in one.sorted], lake) for one in sets]
 
 
-def _kept_set(one: Sorted, results: list[Any], lake: Lake) -> ExcludedSet:
+def _kept_set(one: Coming, results: list[Any], lake: Lake) -> ExcludedSet:
     tables = (Stored.model_validate(result["rows"]) for result in results)
     rows = get_tables(lake.store, tables, EXCLUDED, EXCLUDED.names).sort_by(
         [("id", "ascending"), ("asked", "ascending")]
@@ -268,7 +230,7 @@ def _looks(one: Coming, texts: Hashes, excluded: Sequence[ExcludedSet], sets: Se
         if draws or shows:
             inputs = digest_of([piece.inputs, draws, sorted(shows)])
             record = f"commits/looks/{one.corpus.name}/{piece.leaf}-{inputs[:16]}.json"
-            yield Look(lake.url, one.corpus, piece.leaf, piece.parts, frozenset(draws), frozenset(shows), record)
+            yield Look(lake.url, one.corpus, record, piece.leaf, piece.parts, frozenset(draws), frozenset(shows))
 
 
 def _side(one: Coming | CorpusState, found: Found, texts: Hashes, lake: Lake) -> Compared:

@@ -18,7 +18,7 @@ from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
 from tarsia.builders.tombstones import standing_for
-from tarsia.pipelines.ingest import shard_of
+from tarsia.pipelines.build import shard_of
 from tarsia.pipelines.sidecars import put_sidecar
 from tarsia.schemas.corpus import CAP, Corpus
 from tarsia.schemas.identity import digest_of
@@ -166,7 +166,7 @@ def quarantine_without(store: Store, state: CorpusState, keys: pa.Array, everywh
         return state.quarantine
     said = pc.if_else(named, "equal to, or like, a record that was taken down", kept["message"])
     kept = kept.set_column(kept.column_names.index("message"), "message", said).cast(QUARANTINE)
-    return put_table(store, f"quarantine/{state.corpus.name}/rows", kept) if len(kept) else None
+    return put_tables(store, f"quarantine/{state.corpus.name}/rows", [kept], QUARANTINE) if len(kept) else None
 
 
 def names_one_of(messages: pa.ChunkedArray, keys: pa.Array) -> pa.ChunkedArray:

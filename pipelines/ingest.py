@@ -14,53 +14,30 @@ thing: the plan minus what is recorded. A corpus whose files have not changed si
 all.
 """
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from heapq import merge
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from tarsia.builders.corpora import Part, find
-from tarsia.builders.duplicates import Refusals, content_of, numbers, put_contents, put_duplicates
+from tarsia.builders.duplicates import put_duplicates
 from tarsia.builders.lake import Lake
-from tarsia.builders.media import Media
-from tarsia.builders.records import MEDIA, Marks, Run, draws, merged, read_slice, scan, settle, sort, to_arrow, who
-from tarsia.builders.samples import admit
-from tarsia.builders.shards import Range, TarWriter, publish
-from tarsia.builders.storage import Entry, Store, match, open_store
-from tarsia.builders.tables import get_table, put_table
-from tarsia.builders.tombstones import (
-    put_tombstones,
-    read_forbidden,
-    read_tombstones,
-    shown_by,
-    standing_for,
-    state_of,
-    tombstone_within,
-)
+from tarsia.builders.storage import Entry
+from tarsia.builders.tables import get_table
+from tarsia.builders.tombstones import all_of, state_of
+from tarsia.pipelines.build import build
+from tarsia.pipelines.coming import Coming, pieces
 from tarsia.pipelines.commits import forget
-from tarsia.pipelines.compare import Found, Piece, compare, read_sets
-from tarsia.pipelines.pool import Pool, finish
-from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.compare import compare, read_sets
+from tarsia.pipelines.pool import Pool
 from tarsia.pipelines.retry import retry as try_again
+from tarsia.pipelines.scan import scan
+from tarsia.pipelines.sort import sort
+from tarsia.pipelines.survey import chosen, survey
 from tarsia.schemas.corpus import Catalog, Corpus
-from tarsia.schemas.errors import BadCatalog, Corrupt, Drift, Refused, UnknownName
-from tarsia.schemas.identity import canonical, checksum, digest, digest_of, draw_of
-from tarsia.schemas.lake import FORMAT, ORDER, CorpusState, ExcludedSet, Snapshot
+from tarsia.schemas.errors import Drift
+from tarsia.schemas.identity import digest_of, draw_of
+from tarsia.schemas.lake import CorpusState, ExcludedSet, Snapshot
 from tarsia.schemas.model import Model
-from tarsia.schemas.sample import Draft, Sample
-from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TEXT, Shard, Stored, leaves
-
-SCAN_BYTES = 64 << 20  # of raw files that one task scans, about, where the reader does not say otherwise
-TAKEN_DOWN = "taken-down"  # the code of a record that shows what no corpus may hold
-RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyond, its place alone
+from tarsia.schemas.shard import Stored
 
 
 class Ingested(Model):
@@ -113,7 +90,7 @@ def _ingest(
     corpora = [corpus.model_copy(update={"root": lake.url}) if corpus.of else corpus for corpus in corpora]
     names = [corpus.name for corpus in corpora]
     honoured = state_of(lake.store, names)
-    gone = {name: put_tombstones(lake.store, name, read_tombstones(lake.store, name)) for name in names}
+    gone = {name: all_of(lake.store, name, _tombstones(newest, name), honoured) for name in names}
     surveyed = {corpus.name: survey(corpus, lake) for corpus in corpora}
     excluded = _excluded(catalog, newest, lake, pool, reread, quiet)
     good = _retried(corpora, surveyed, newest, lake, pool, quiet) if retry else {}
@@ -126,30 +103,29 @@ def _ingest(
         if before and same and not reread and corpus.name not in good:
             standing[corpus.name] = before.model_copy(update={"corpus": corpus})  # its licence or root may be told anew
         else:
-            plans.append(_Plan(corpus, source, files, _work(corpus, source, gone[corpus.name]), gone[corpus.name]))
+            plans.append(Coming(corpus, source, files, _work(corpus, source, gone[corpus.name]), gone[corpus.name]))
     for plan in plans:
         if plan.corpus.name in good:
             _clear(lake, plan.work)
         elif reread:
             _clear(lake, f"{plan.work}/sort")
-    _scan(plans, lake, pool, quiet)
-    _sort(plans, lake, pool, quiet)
+    scan(plans, lake, pool, quiet=quiet)
+    sort(plans, lake, pool, quiet=quiet)
     for plan in plans:
-        plan.pieces = list(_pieces(plan, lake))
+        plan.pieces = list(pieces(plan, lake))
         _forget(plan, good.get(plan.corpus.name, ()), lake)
     coming = {plan.corpus.name: plan for plan in plans}
     order = [corpus.name for corpus in catalog.corpora if corpora[0].of or not corpus.of]
     sides = [coming.get(name) or standing[name] for name in order if name in coming or name in standing]
-    found = compare(sides, excluded, lake, pool, quiet=quiet)
+    found = compare(sides, excluded, lake, pool, quiet=quiet) if plans else {}
     written = {}
-    for state, count in _build(plans, found, lake, pool, quiet):
+    for state, count in build(plans, found, lake, pool, quiet=quiet):
         compared = _compared(state.corpus, catalog, standing, excluded)
         standing[state.corpus.name] = state.model_copy(update={"compared": compared or ""})
         written[state.corpus.name] = count
     states = [_as_told(standing[corpus.name]) for corpus in corpora]
     published = lake.publish(lambda snapshot: _with(snapshot, states, excluded, honoured, lake))
-    for corpus in (*corpora, *catalog.exclude):
-        _clear(lake, f"work/{corpus.name}")
+    _clear(lake, *(f"work/{corpus.name}" for corpus in (*corpora, *catalog.exclude)))
     return [_report(state, written.get(state.corpus.name), newest, published, lake) for state in states]
 
 
@@ -190,10 +166,10 @@ def _excluded(
         if before and before.source == source and not reread:
             known[corpus.name] = before.model_copy(update={"corpus": corpus})
         else:
-            plans.append(_Plan(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+            plans.append(Coming(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
             _clear(lake, plans[-1].work)
-    _scan(plans, lake, pool, quiet)
-    _sort(plans, lake, pool, quiet)
+    scan(plans, lake, pool, quiet=quiet)
+    sort(plans, lake, pool, quiet=quiet)
     known |= {one.corpus.name: one for one in read_sets(plans, lake, pool, quiet=quiet)}
     return [known[corpus.name] for corpus in catalog.exclude]
 
@@ -213,7 +189,7 @@ def _retried(
     return try_again([(current[state.corpus.name], state.quarantine) for state in same], lake, pool, quiet=quiet)
 
 
-def _forget(plan: "_Plan", good: Sequence[str], lake: Lake) -> None:
+def _forget(plan: Coming, good: Sequence[str], lake: Lake) -> None:
     """Takes back what is recorded of the leaves that hold records which became good: the rules were others then."""
     draws_ = np.array([draw_of(key) for key in good], dtype=np.uint64)
     for piece in plan.pieces if len(good) else ():
@@ -224,453 +200,17 @@ def _forget(plan: "_Plan", good: Sequence[str], lake: Lake) -> None:
                         lake.store.delete(entry.path)
 
 
-def chosen(catalog: Catalog, only: Sequence[str]) -> list[Corpus]:
-    """The corpora of the catalog, or those named."""
-    known = {corpus.name: corpus for corpus in catalog.corpora}
-    for name in only:
-        if name not in known:
-            raise UnknownName("corpus", name, known)
-    return [corpus for name, corpus in known.items() if not only or name in only]
-
-
-def deepened(catalog: Catalog) -> Catalog:
-    """The catalog with `images: {deep: true}` for every corpus: what `--deep` means, and all that it means."""
-    deep = (
-        corpus.model_copy(update={"images": corpus.images.model_copy(update={"deep": True})})
-        for corpus in catalog.corpora
-    )
-    return catalog.model_copy(update={"corpora": tuple(deep)})
-
-
-def survey(corpus: Corpus, lake: Lake | None = None) -> tuple[list[Entry], str]:
-    """The raw files of a corpus, and a digest that changes when they or the entry in the catalog do."""
-    where = f"corpus '{corpus.name}'"
-    if corpus.of:
-        return _survey_lake(corpus, lake, where)
-    reader, store = find(corpus.format, where), open_store(corpus.root)
-    if lake and lake.url == store.url:
-        raise BadCatalog(f"{where}: its root is the lake itself, {lake.url}")
-    patterns = corpus.files or reader.FILES
-    files = {entry.path: entry for pattern in patterns for entry in match(store, pattern)}
-    ordered = [files[path] for path in sorted(files) if not (lake and f"{store.url}/{path}".startswith(f"{lake.url}/"))]
-    if not ordered:
-        raise BadCatalog(f"{where}: no file {' or '.join(patterns)} below {corpus.root}")
-    try:
-        what = corpus.model_dump(mode="json", exclude={"root", "licence", "tags"}, exclude_defaults=True)
-        return ordered, digest_of([FORMAT, ORDER, what, [list(entry) for entry in ordered]])
-    except TypeError as error:
-        raise BadCatalog(f"{where}: a file below {corpus.root} has a name that is not UTF-8") from error
-
-
-def _survey_lake(corpus: Corpus, lake: Lake | None, where: str) -> tuple[list[Entry], str]:
-    """The texts of the corpora that it is made of, as the newest snapshot has them."""
-    if lake is None:
-        raise BadCatalog(f"{where}: it is made of {' and '.join(corpus.of)}, once these are ingested")
-    snapshot = lake.snapshot() if lake.numbers() else Snapshot(number=0)
-    standing = {state.corpus.name: state for state in snapshot.corpora}
-    for name in corpus.of:
-        if name not in standing:
-            raise UnknownName("corpus in the lake", name, standing, where)
-    texts = [shard.text for name in sorted(corpus.of) for shard in standing[name].shards]
-    what = corpus.model_dump(mode="json", exclude={"root", "licence", "tags"}, exclude_defaults=True)
-    files = [Entry(one.path, one.bytes, one.digest) for one in texts]
-    return files, digest_of([FORMAT, ORDER, what, [list(entry) for entry in files]])
-
-
-def _clear(lake: Lake, folder: str) -> None:
-    """Removes all below a folder, records first: what is recorded must be there."""
-    for entry in sorted(lake.store.list(folder), key=lambda entry: not entry.path.endswith(".json")):
-        lake.store.delete(entry.path)
-
-
-@dataclass
-class _Plan:
-    """One corpus on its way."""
-
-    corpus: Corpus
-    source: str
-    files: list[Entry]
-    work: str
-    gone: Stored | None = None  # what was taken down
-    loads: list[tuple[tuple[str, Part | None], ...]] = field(default_factory=list)  # files or parts that are one task
-    slices: list[str] = field(default_factory=list)  # paths, without their endings
-    identities: dict[str, int] = field(default_factory=dict)
-    sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave
-    pieces: list[Piece] = field(default_factory=list)
-
-    @property
-    def shows(self) -> set[str]:
-        """The sorts of media that its records have."""
-        return {name for part in self.sorted for name in part["shows"]}
-
-
-# --- split ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Split:
-    """Looks where a large file of a corpus may be cut."""
-
-    lake: str
-    corpus: Corpus
-    file: str
-    size: int
-    record: str
-
-    def run(self) -> Any:
-        """The parts; none where the file is read whole."""
-        split = find(self.corpus.format).split  # type: ignore[attr-defined]
-        return [list(part) for part in split(open_store(self.corpus.root), self.file, self.size)]
-
-
-def _split(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
-    tasks = [
-        Split(lake.url, plan.corpus, entry.path, size, f"{plan.work}/split/{number:05d}.json")
-        for plan in plans
-        for number, entry in enumerate(plan.files)
-        if entry.size > (size := _load_bytes(plan.corpus)) and hasattr(find(plan.corpus.format), "split")
-    ]
-    found = zip(tasks, finish(tasks, pool, Progress("split", "large files", quiet=quiet)), strict=True)
-    parts = {(task.corpus.name, task.file): tuple(Part(*part) for part in result) for task, result in found}
-    for plan in plans:
-        pieces = [
-            (entry.path, part, part.end - part.begin if part else entry.size)
-            for entry in plan.files
-            for part in parts.get((plan.corpus.name, entry.path)) or (None,)
-        ]
-        plan.loads = _loads(pieces, _load_bytes(plan.corpus))
-
-
-def _load_bytes(corpus: Corpus) -> int:
-    """Bytes of raw files that one task scans, about."""
-    return int(getattr(find(corpus.format), "PART", SCAN_BYTES))
-
-
-def _loads(pieces: Sequence[tuple[str, Part | None, int]], most: int) -> list[tuple[tuple[str, Part | None], ...]]:
-    """Files and parts in groups of about `most` bytes: a large one alone, many small ones together."""
-    loads: list[tuple[tuple[str, Part | None], ...]] = []
-    load: list[tuple[str, Part | None]] = []
-    size = 0
-    for path, part, length in pieces:
-        load.append((path, part))
-        size += length
-        if size >= most:
-            loads.append(tuple(load))
-            load, size = [], 0
-    return [*loads, tuple(load)] if load else loads
-
-
-# --- scan -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Reads some raw files of a corpus, or parts of them, into slices."""
-
-    lake: str
-    corpus: Corpus
-    files: tuple[tuple[str, Part | None], ...]
-    record: str
-
-    def run(self) -> Any:
-        """Paths of the slices, and of what settling needs."""
-        store, out = open_store(self.lake), []
-        name = self.record.removesuffix(".json")
-        slices = scan(find(self.corpus.format), open_store(self.corpus.root), self.files, name)
-        for number, (table, media) in enumerate(slices):
-            path = f"{name}-{number:05d}"
-            if media:
-                with store.spool() as file:
-                    file.writelines(media)
-                    store.publish(file, f"{path}.media")
-            store.replace(f"{path}.arrow", to_arrow(table))
-            store.replace(f"{path}.who", who(table).tobytes())
-            out.append(path)
-        return out
-
-
-def _scan(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
-    _split(plans, lake, pool, quiet)
-    tasks = [
-        Scan(lake.url, plan.corpus, files, f"{plan.work}/scan/{number:05d}.json")
-        for plan in plans
-        for number, files in enumerate(plan.loads)
-    ]
-    results = iter(finish(tasks, pool, Progress("scan", "groups of raw files", quiet=quiet)))
-    for plan in plans:
-        plan.slices = [path for _ in plan.loads for path in next(results)]
-        rows = [np.frombuffer(lake.store.read(f"{path}.who"), dtype=np.uint64) for path in plan.slices]
-        everyone = np.concatenate([np.empty(0, np.uint64), *rows]).reshape(-1, 2)
-        marks = settle(everyone)
-        missing = everyone[:, 0] == 0
-        counts = {
-            "own id": len(everyone) - int((missing | marks.collided).sum()),
-            "id and record": int(marks.collided.sum()),
-            "record": int(missing.sum()),
-            "repeated": int((marks.occurrence > 0).sum()),
-        }
-        plan.identities = {name: count for name, count in counts.items() if count}
-        begin = 0
-        for path, part in zip(plan.slices, rows, strict=True):
-            end = begin + len(part) // 2
-            mine = Marks(marks.collided[begin:end], marks.occurrence[begin:end])
-            lake.store.replace(f"{path}.marks", mine.to_bytes())
-            begin = end
-
-
-# --- sort -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sort:
-    """Puts one slice in key order, understands its records, and looks which versions of their media are there.
-
-    What was taken down ends here: nothing of it is written.
-    """
-
-    lake: str
-    corpus: Corpus
-    slice: str
-    gone: Stored | None
-    record: str
-
-    def run(self) -> Any:
-        """Where the sorted slice lies, how many rows it has, where its origins are."""
-        store, source = open_store(self.lake), open_store(self.corpus.root)
-        with store.open(f"{self.slice}.arrow") as file, pa.ipc.open_file(file) as reader:
-            scanned = reader.read_all()
-        marks = Marks.from_bytes(store.read(f"{self.slice}.marks"))
-        table = sort(scanned, marks, self.corpus, find(self.corpus.format), self._taken_down(store))
-        path = self.record.removesuffix(".json")
-        store.replace(f"{path}.arrow", to_arrow(table))
-        columns = ("key", "record", "id", "draft", "said", "code", "message")
-        told = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        named = [_media_of(draft) for draft in table["draft"].to_pylist()]
-        carried = pc.list_flatten(table["media"])
-        inside = pc.is_null(pc.struct_field(carried, "checksum"))
-        elsewhere = pc.unique(pc.struct_field(carried.filter(inside), "path")).to_pylist()
-        there = source.entries({path for paths in named for path in paths if not path.startswith("@")}.union(elsewhere))
-        versions = (
-            [media.version(path) for path in paths]
-            for paths, carried in zip(named, table["media"], strict=True)
-            for media in [Media(source, carried.as_py(), known=there)]
-        )
-        stamps = np.array([checksum(canonical(row)) for row in zip(told, versions, strict=True)], dtype=np.uint64)
-        said, asked = numbers(table["said"]), table["asked"].to_numpy()
-        known = np.array([draws(table["key"].to_pylist()), stamps, said, asked], dtype=np.uint64)
-        store.replace(f"{path}.stamps", known.tobytes())
-        origins = put_table(store, f"origins/{self.corpus.name}/part", table.select(ORIGINS.names).cast(ORIGINS))
-        shows = [name for name in MEDIA if any(f'"{name}":["' in (draft or "") for draft in table["draft"].to_pylist())]
-        return {"path": path, "rows": len(table), "shows": shows, "origins": origins.model_dump(mode="json")}
-
-    def _taken_down(self, store: Store) -> set[str]:
-        return set(get_table(store, self.gone, ("key",))["key"].to_pylist()) if self.gone else set()
-
-
-def _media_of(draft: str | None) -> list[str]:
-    """Every medium that a draft names."""
-    fields = orjson.loads(draft) if draft else {}
-    return [path for name in MEDIA for path in fields.get(name, ())]
-
-
-def _sort(plans: list[_Plan], lake: Lake, pool: Pool, quiet: bool) -> None:
-    tasks = [
-        Sort(lake.url, plan.corpus, path, plan.gone, f"{plan.work}/sort/{number:05d}.json")
-        for plan in plans
-        for number, path in enumerate(plan.slices)
-    ]
-    results = iter(finish(tasks, pool, Progress("sort", "slices", quiet=quiet)))
-    for plan in plans:
-        plan.sorted = [next(results) for _ in plan.slices]
-
-
-# --- build ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Build:
-    """Writes one leaf: `parts` are runs of rows of sorted slices."""
-
-    lake: str
-    corpus: Corpus
-    leaf: str
-    parts: tuple[Run, ...]
-    elsewhere: tuple[tuple[str, str, str], ...]  # key, code, message of what is refused as it stands elsewhere
-    gone: Stored | None
-    record: str
-
-    def run(self) -> Any:
-        """The committed shard, and what was refused."""
-        store, source = open_store(self.lake), open_store(self.corpus.root)
-        refused = list(self.elsewhere)
-        skipped, forbidden = {key for key, _, _ in refused}, read_forbidden(store)
-        gone = tombstone_within(store, self.gone, self.leaf)
-        columns = ("key", "id", "record", "code", "message", "draft", "said", "media")
-        index, text, notes = list[dict[str, Any]](), list[dict[str, Any]](), Counter[str]()
-        with store.spool() as file:
-            tar = TarWriter(file)
-            for row in merge(merged(store, self.parts, columns), gone, key=lambda row: str(row["key"])):
-                if row["key"] in skipped:
-                    continue
-                if "draft" not in row:
-                    for part, standing in zip((index, text), standing_for(row, self.corpus), strict=True):
-                        part.append(standing)
-                    continue
-                try:
-                    carried = Media(source, row["media"], store)
-                    sample, media, noted = admit(_drafted(row), self.corpus, row["key"], row["id"], carried)
-                except Refused as error:
-                    refused.append((row["key"], error.code, error.message))
-                    continue
-                fields = sample.model_dump(mode="json", by_alias=True)
-                if forbidden & {*shown_by(sample), content_of(row["said"], sample)}:
-                    refused.append((row["key"], TAKEN_DOWN, "it shows what was taken down"))
-                    continue
-                where = tar.add(sample.key, [*media, ("json", canonical(fields))])
-                index.append(index_row(sample, fields, row["record"], row["said"], where))
-                text.append({"key": sample.key, "conversations": fields["conversations"]})
-                notes.update(noted)
-            objects: tuple[Stored, ...] = ()
-            if index:
-                tables = (
-                    (".parquet", pa.Table.from_pylist(index, INDEX)),
-                    (".text.parquet", pa.Table.from_pylist(text, TEXT)),
-                )
-                path = f"corpora/{self.corpus.name}/{self.leaf}"
-                objects = publish(store, path, file, tar.close(), tar.bytes, tables)
-        shard = shard_of(self.leaf, index, objects)
-        return {"shard": shard.model_dump(mode="json"), "refused": refused, "notes": dict(sorted(notes.items()))}
-
-
-def shard_of(leaf: str, index: Sequence[Mapping[str, Any]], objects: tuple[Stored, ...]) -> Shard:
-    """A leaf of a corpus by the rows of its index."""
-    questions = [row["questions"] for row in index if row["length"]]
-    gone = len(index) - len(questions)
-    return Shard(leaf=leaf, samples=len(index), questions=sum(questions), objects=objects, taken_down=gone)
-
-
-def _drafted(row: dict[str, Any]) -> Draft:
-    if row["draft"] is None:
-        raise Refused(row["code"], row["message"])
-    return Draft.model_validate_json(row["draft"])
-
-
-def index_row(sample: Sample, fields: dict[str, Any], record: str, said: str, where: Range) -> dict[str, Any]:
-    """The row of INDEX that says what a sample is (`fields` are its JSON) and where it lies."""
-    row = {name: fields[name] for name in ("key", "corpus", "id", "kind", "language", "images", "audios", "videos")}
-    row |= where._asdict()
-    row["members"] = [member._asdict() for member in where.members]
-    row |= {"draw": draw_of(sample.key), "record": record, "modality": sample.modality, "questions": sample.questions}
-    return row | {"said": said, "content": content_of(said, sample)}
-
-
-def _build(
-    plans: list[_Plan], found: Mapping[str, Found], lake: Lake, pool: Pool, quiet: bool
-) -> list[tuple[CorpusState, int]]:
-    tasks: list[Build] = []
-    sizes = []
-    for plan in plans:
-        mine = list(_leaf_tasks(plan, found[plan.corpus.name].refused, lake))
-        tasks += mine
-        sizes.append(len(mine))
-    there = {entry.path for plan in plans for entry in lake.store.list(f"commits/corpora/{plan.corpus.name}")}
-    results = finish(tasks, pool, Progress("build", "shards", quiet=quiet))
-    states, first = [], 0
-    for plan, count in zip(plans, sizes, strict=True):
-        mine, results_of = tasks[first : first + count], results[first : first + count]
-        looks = found[plan.corpus.name].looks if plan.corpus.dedup == "near" else {}
-        states.append((_state(plan, results_of, looks, lake), sum(task.record not in there for task in mine)))
-        first += count
-    return states
-
-
-def _pieces(plan: _Plan, lake: Lake) -> Iterator[Piece]:
-    """The leaves of the trie over all records of the corpus, refused ones included."""
-    stamped = [np.frombuffer(lake.store.read(f"{part['path']}.stamps"), dtype=np.uint64) for part in plan.sorted]
-    slices = [array.reshape(4, -1) for array in stamped]
-    together = np.concatenate([_stamped(plan.gone, lake), *slices], axis=1)
-    everyone, stamps, said, asked = together[:, np.argsort(together[0], kind="stable")]
-    for leaf in leaves(everyone, plan.corpus.cap):
-        low, high = everyone[leaf.begin], everyone[leaf.end - 1]
-        parts = []
-        for part, mine in zip(plan.sorted, slices, strict=True):
-            begin = int(np.searchsorted(mine[0], low, side="left"))
-            end = int(np.searchsorted(mine[0], high, side="right"))
-            if begin < end:
-                parts.append((f"{part['path']}.arrow", begin, end))
-        what = plan.corpus.of_media()  # stamps hold all else
-        rows = slice(leaf.begin, leaf.end)
-        inputs = [FORMAT, ORDER, what, leaf.name, digest(np.sort(stamps[rows]).tobytes())]
-        yield Piece(leaf.name, tuple(parts), inputs, everyone[rows], said[rows], asked[rows])
-
-
-def _stamped(gone: Stored | None, lake: Lake) -> npt.NDArray[np.uint64]:
-    """What was taken down as columns of draw and stamp; it says nothing and asks nothing."""
-    rows = get_table(lake.store, gone).to_pylist() if gone else []
-    columns = [(row["draw"], checksum(canonical(row)), 0, 0) for row in rows]
-    return np.array(columns, dtype=np.uint64).reshape(-1, 4).T
-
-
-def _leaf_tasks(plan: _Plan, refused: Refusals, lake: Lake) -> Iterator[Build]:
-    """One task for each leaf, with what of it is refused because it stands elsewhere."""
-    keys = sorted(refused)
-    for piece in plan.pieces:
-        low, high = (f"{int(draw):016x}" for draw in (piece.draws[0], piece.draws[-1]))
-        mine = keys[bisect_left(keys, low) : bisect_left(keys, f"{high}g")]
-        elsewhere = tuple((key, *refused[key]) for key in mine)
-        inputs = digest_of([*piece.inputs, elsewhere])
-        record = f"commits/corpora/{plan.corpus.name}/{piece.leaf}-{inputs[:16]}.json"
-        yield Build(lake.url, plan.corpus, piece.leaf, piece.parts, elsewhere, plan.gone, record)
-
-
-def _state(plan: _Plan, results: list[Any], looks: Mapping[str, Stored], lake: Lake) -> CorpusState:
-    refused = {key: (code, message) for result in results for key, code, message in result["refused"]}
-    built = (Shard.model_validate(result["shard"]) for result in results)
-    shards = tuple(shard for shard in built if shard.objects)
-    notes = sum((Counter(result["notes"]) for result in results), Counter[str]())
-    gone = len(get_table(lake.store, plan.gone, ("key",))) if plan.gone else 0
-    state = CorpusState(
-        corpus=plan.corpus,
-        source=plan.source,
-        records=sum(part["rows"] for part in plan.sorted) + gone,
-        quarantined=dict(sorted(Counter(code for code, _ in refused.values()).items())),
-        identities=plan.identities,
-        notes=dict(sorted(notes.items())),
-        shards=shards,
-        quarantine=_quarantine(plan, refused, lake) if refused else None,
-        taken_down=gone,
-        tombstones=plan.gone,
-        origins=tuple(Stored.model_validate(part["origins"]) for part in plan.sorted),
-        contents=put_contents(lake.store, plan.corpus.name, shards, looks) if shards else None,
-    )
-    if state.records != state.samples + len(refused) + gone:
-        raise Corrupt(
-            f"corpus '{plan.corpus.name}': {state.records} records went in, "
-            f"{state.samples} samples, {len(refused)} refusals and {gone} tombstones came out"
-        )
-    return state
-
-
-def _quarantine(plan: _Plan, refused: dict[str, tuple[str, str]], lake: Lake) -> Stored:
-    """Every refusal as a row: the reason, the place, and the raw record where it is not too large, or taken down."""
-    keys, parts = pa.array(list(refused), pa.string()), []
-    for part in plan.sorted:
-        slice_ = read_slice(lake.store, f"{part['path']}.arrow", ("key", "id", "file", "begin", "end", "raw"))
-        parts.append(slice_.filter(pc.is_in(slice_["key"], value_set=keys)))
-    table = pa.concat_tables(parts, promote_options="permissive").sort_by("key")
-    reasons = [refused[key] for key in table["key"].to_pylist()]
-    taken = pa.array([code == TAKEN_DOWN for code, _ in reasons], pa.bool_())
-    unkept = pc.or_(taken, pc.greater(pc.binary_length(table["raw"]), RAW_KEPT))
-    columns = {
-        **{name: table[name] for name in ("key", "begin", "end")},
-        "id": pc.if_else(taken, pa.scalar(None, pa.string()), table["id"]),
-        "file": table["file"].cast(pa.string()),
-        "raw": pc.if_else(unkept, pa.scalar(None, pa.binary()), table["raw"]),
-        "code": pa.array([code for code, _ in reasons], pa.string()),
-        "message": pa.array([message for _, message in reasons], pa.string()),
-    }
-    rows = pa.table([columns[name] for name in QUARANTINE.names], QUARANTINE)
-    return put_table(lake.store, f"quarantine/{plan.corpus.name}/rows", rows)
+def _clear(lake: Lake, *folders: str) -> None:
+    """Removes all below some folders of `work/`, records first: what is recorded must be there."""
+    within = tuple(f"{folder}/" for folder in folders)
+    mine = [entry.path for entry in lake.store.list("work") if entry.path.startswith(within)]
+    for path in sorted(mine, key=lambda path: not path.endswith(".json")):
+        lake.store.delete(path)
+
+
+def _tombstones(snapshot: Snapshot, name: str) -> Stored | None:
+    state = snapshot.corpus(name)
+    return state.tombstones if state else None
 
 
 def _with(

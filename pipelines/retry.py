@@ -18,10 +18,11 @@ from tarsia.builders.lake import Lake
 from tarsia.builders.media import in_memory
 from tarsia.builders.records import found_in, understand
 from tarsia.builders.samples import admit
-from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table
+from tarsia.pipelines.coming import Step
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.tasks import grouped
 from tarsia.schemas.corpus import Corpus
 from tarsia.schemas.errors import Refused
 from tarsia.schemas.sample import Draft
@@ -32,18 +33,15 @@ ROWS = 4096  # of the quarantine that one task tries again
 
 
 @dataclass(frozen=True)
-class Again:
+class Again(Step):
     """Tries some refused records of a corpus again: rows of its quarantine that stand in the same files."""
 
-    lake: str
-    corpus: Corpus
     quarantine: Stored
     files: tuple[str, ...]
-    record: str
 
     def run(self) -> Any:
         """The keys of those that would not be refused again."""
-        rows = get_table(open_store(self.lake), self.quarantine).to_pylist()
+        rows = get_table(self.store, self.quarantine).to_pylist()
         mine = [row for row in rows if row["file"] in self.files and row["code"] not in ELSEWHERE]
         tried = [(row, self._alone(row)) for row in mine]
         good = [row["key"] for row, is_good in tried if is_good]
@@ -71,7 +69,7 @@ class Again:
         faults: Counter[tuple[Any, ...]] = Counter()
         raws: dict[tuple[int, int], list[Raw]] = {}
         spans = {(row["begin"], row["end"]) for row in rows}
-        for found in found_in(find(self.corpus.format), open_store(self.corpus.root), file):
+        for found in found_in(find(self.corpus.format), self.source, file):
             if isinstance(found, Fault):
                 faults[found.begin, found.end, found.code] += 1
             elif (found.begin, found.end) in spans:
@@ -97,7 +95,7 @@ class Again:
 
     def _is_admitted(self, draft: Draft, row: dict[str, Any], carried: Any) -> bool:
         try:
-            admit(draft, self.corpus, row["key"], row["id"], in_memory(open_store(self.corpus.root), carried))
+            admit(draft, self.corpus, row["key"], row["id"], in_memory(self.source, carried))
         except Refused:
             return False
         return True
@@ -126,17 +124,8 @@ def _tasks(corpus: Corpus, stored: Stored, lake: Lake) -> list[Again]:
         for file, code in zip(rows["file"].to_pylist(), rows["code"].to_pylist(), strict=True)
         if code not in ELSEWHERE
     )
-    groups: list[list[str]] = [[]]
-    size = 0
-    for file, count in sorted(counts.items()):
-        if size >= ROWS:
-            groups.append([])
-            size = 0
-        groups[-1].append(file)
-        size += count
     folder = f"work/{corpus.name}/retry"
     return [
-        Again(lake.url, corpus, stored, tuple(group), f"{folder}/{number:05d}.json")
-        for number, group in enumerate(groups)
-        if group
+        Again(lake.url, corpus, f"{folder}/{number:05d}.json", stored, files)
+        for number, files in enumerate(grouped(sorted(counts.items()), ROWS))
     ]

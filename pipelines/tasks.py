@@ -6,13 +6,15 @@ is a page of JSON.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from tarsia.builders.storage import open_store
 from tarsia.schemas.errors import Corrupt, Exists
 from tarsia.schemas.identity import canonical
+
+T = TypeVar("T")
 
 
 class Task(Protocol):
@@ -58,3 +60,17 @@ def bounded(tasks: Iterable[Task], submit: Any, window: int, done: Any) -> Itera
     while waiting:
         for ticket in done(list(waiting)):
             yield ticket, waiting.pop(ticket)
+
+
+def grouped(sized: Iterable[tuple[T, int]], most: int) -> list[tuple[T, ...]]:
+    """Things of some size each, in groups for a task each: a large one alone, small ones until they make `most`."""
+    groups: list[tuple[T, ...]] = []
+    group: list[T] = []
+    total = 0
+    for thing, size in sized:
+        group.append(thing)
+        total += size
+        if total >= most:
+            groups.append(tuple(group))
+            group, total = [], 0
+    return [*groups, tuple(group)] if group else groups

@@ -14,9 +14,10 @@ from tarsia.builders.tables import get_table
 from tarsia.manifests.audit import audit
 from tarsia.pipelines import show
 from tarsia.pipelines.check import check
-from tarsia.pipelines.ingest import deepened, ingest
+from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
+from tarsia.pipelines.survey import deepened
 
 SEEN = {"format": "llava", "kind": "qa"}
 FILMS = {"format": "video", "kind": "qa"}

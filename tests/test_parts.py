@@ -15,7 +15,7 @@ from test_ingest import live, objects, quarantine_of, run, sum_of, write_lines
 from tarsia.builders.corpora import find
 from tarsia.builders.lake import Lake
 from tarsia.builders.reading.parts import json_parts, line_parts
-from tarsia.builders.records import scan
+from tarsia.builders.records import slices_of
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_tables
 from tarsia.pipelines import ingest as module
@@ -29,7 +29,7 @@ def found(format_, source, file, size=None):
     """What a reader finds in a file: whole, or in parts of about `size` bytes; and how many parts there were."""
     reader, store = find(format_), open_store(str(source))
     parts = list(reader.split(store, file, size)) if size else []
-    tables = list(scan(reader, store, [(file, part) for part in parts or [None]]))
+    tables = list(slices_of(reader, store, [(file, part) for part in parts or [None]]))
     return [row for table, _ in tables for row in table.to_pylist()], len(parts)
 
 

@@ -1,0 +1,41 @@
+"""What was refused, as a table: the reason, the place, and the raw record where it is not too large, or taken down."""
+
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import groupby, islice
+from typing import Any
+
+import pyarrow as pa
+
+from tarsia.builders.duplicates import Refusals
+from tarsia.builders.records import BATCH, read_slice, rows_of
+from tarsia.builders.storage import Store
+from tarsia.builders.tables import put_tables
+from tarsia.schemas.shard import QUARANTINE, Stored
+
+TAKEN_DOWN = "taken-down"  # the code of a record that shows what no corpus may hold
+RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyond, its place alone
+
+
+def put_quarantine(store: Store, corpus: str, slices: Sequence[str], refused: Refusals) -> Stored:
+    """Stores every refusal as a row, in the order of keys. `slices`: the sorted slices that hold the records."""
+    rows = merge(*(_refused(store, path, refused) for path in slices), key=lambda row: str(row["key"]))
+    tables = (pa.Table.from_pylist(some, QUARANTINE) for some in iter(lambda: list(islice(rows, BATCH)), []))
+    return put_tables(store, f"quarantine/{corpus}/rows", tables, QUARANTINE)
+
+
+def _refused(store: Store, path: str, refused: Refusals) -> Iterator[dict[str, Any]]:
+    """The refused records of a slice; only its keys are read whole."""
+    keys = read_slice(store, path, ("key",))["key"].to_pylist()
+    numbers = [number for number, key in enumerate(keys) if key in refused]
+    for _, batch in groupby(numbers, lambda number: number // BATCH):
+        within = list(batch)
+        for row in rows_of(store, path, within[0], within[-1] + 1, ("key", "id", "file", "begin", "end", "raw")):
+            if row["key"] in refused:
+                yield _told(row, *refused[row["key"]])
+
+
+def _told(row: dict[str, Any], code: str, message: str) -> dict[str, Any]:
+    kept = row if code != TAKEN_DOWN else row | {"id": None, "raw": None}
+    raw = kept["raw"] if kept["raw"] is not None and len(kept["raw"]) <= RAW_KEPT else None
+    return kept | {"raw": raw, "code": code, "message": message}
