@@ -43,7 +43,10 @@ def put_table(store: Store, path: str, table: pa.Table) -> Stored:
 
 
 def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Stored:
-    """Stores the rows of many tables as `put_table` would as one, never holding more of them than a row group."""
+    """Stores the rows of many tables as `put_table` would as one, never holding more of them than a row group.
+
+    Where rows are large (raw records), groups are of 128 MB and have fewer rows.
+    """
     state, size = blake3(), 0
     with store.spool() as file:
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tarsia.builders import tables
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import ROWS, get_table, get_tables, put_table, put_tables, rows_digest, to_parquet
 from tarsia.schemas.errors import Corrupt
@@ -139,3 +140,19 @@ def test_tables_stored_one_after_another_are_the_bytes_of_all_at_once(tmp_path, 
     store, whole = open_store(str(tmp_path)), pa.table({"n": np.arange(count)})
     pieces = [whole.slice(begin, 50_000) for begin in range(0, count, 50_000)]
     assert put_tables(store, "t", pieces, whole.schema) == put_table(store, "t", whole)
+
+
+def test_many_tables_become_one_that_says_how_long_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROWS", 10)
+    monkeypatch.setattr(tables, "_HELD", 2000)
+    store, schema = open_store(str(tmp_path)), pa.schema([("number", pa.int64()), ("raw", pa.binary())])
+    parts = [
+        pa.table([[3 * n, 3 * n + 1, 3 * n + 2], [b"x" * size] * 3], schema)
+        for n, size in enumerate([1] * 7 + [900] * 3)
+    ]
+    stored = put_tables(store, "many", parts, schema)
+    assert store.entry(stored.path).size == stored.bytes
+    assert get_table(store, stored, verify=True).equals(pa.concat_tables(parts))
+    with store.open(stored.path) as file, pq.ParquetFile(file) as written:
+        groups = [written.metadata.row_group(number).num_rows for number in range(written.num_row_groups)]
+    assert groups == [10, 10, 4, 3, 3, 0]  # so many rows, or so many bytes
