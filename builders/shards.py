@@ -64,41 +64,38 @@ class TarWriter:
         self._file = file
         self._whole = blake3()
         self._gathered: list[bytes] = []
-        self._room = _GATHERED
+        self._passed_on = 0
         self.bytes = 0
 
     def add(self, key: str, members: Sequence[tuple[str, bytes]]) -> Range:
         """Writes one sample: `<key>.<name>` for every member, sorted by name."""
         begin, state, written = self.bytes, xxhash.xxh3_64(), []
         for name, data in sorted(members):
-            head = header(f"{key}.{name}", len(data))
-            pad = _ZERO[: -len(data) % BLOCK]
-            written.append(Member(name, self.bytes + BLOCK, len(data), checksum(data)))
-            for part in (head, data, pad):
+            size = len(data)
+            parts = (header(f"{key}.{name}", size), data, _ZERO[: -size % BLOCK])
+            written.append(Member(name, self.bytes + BLOCK, size, checksum(data)))
+            for part in parts:
                 state.update(part)
-                self._write(part)
+            self._gathered += parts
+            self.bytes += BLOCK + size + -size % BLOCK
+        if self.bytes - self._passed_on >= _GATHERED:
+            self._pass_on()
         return Range(begin, self.bytes - begin, state.intdigest(), tuple(written))
 
     def close(self) -> str:
         """Ends the archive; the BLAKE3 of the whole file."""
-        self._write(_ZERO * 2)
+        self._gathered.append(_ZERO * 2)
+        self.bytes += 2 * BLOCK
         self._pass_on()
         self._file.flush()
         return self._whole.hexdigest()
 
-    def _write(self, data: bytes) -> None:
-        size = len(data)
-        if size > self._room:  # what is large goes alone, and is not copied
-            self._pass_on()
-        self._gathered.append(data)
-        self._room -= size
-        self.bytes += size
-
     def _pass_on(self) -> None:
-        data = b"".join(self._gathered)
-        self._file.write(data)
-        self._whole.update(data)
-        self._gathered, self._room = [], _GATHERED
+        is_large = self.bytes - self._passed_on > 8 * _GATHERED  # a video, not worth a copy
+        for data in self._gathered if is_large else (b"".join(self._gathered),):
+            self._file.write(data)
+            self._whole.update(data)
+        self._gathered, self._passed_on = [], self.bytes
 
 
 def members(data: bytes | memoryview, key: str, where: str = "") -> list[tuple[str, bytes]]:
