@@ -57,7 +57,7 @@ class Erase:
                       (".text.parquet", pa.Table.from_pylist(text, TEXT)))  # fmt: skip
             path = f"corpora/{self.corpus.name}/{self.shard.leaf}"
             objects = publish(store, path, file, tar.close(), tar.bytes, tables)
-        return shard_of(self.shard.leaf, index, objects).model_dump(mode="json")
+        return shard_of(self.shard.leaf, tables[0][1], objects).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
