@@ -60,6 +60,7 @@ class Coming:
     files: list[Entry]
     work: str  # the folder of the lake for what is left when all is done
     gone: Stored | None = None  # what was taken down
+    is_compared: bool = False  # an evaluation set: it is compared with, and ends there
     slices: list[str] = field(default_factory=list)  # paths, without their endings
     identities: dict[str, int] = field(default_factory=dict)
     sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave, by slice

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tarsia.builders.shards import TarWriter, members, publish
 from tarsia.builders.speech import spoken_form
 from tarsia.builders.storage import Store, open_store
-from tarsia.builders.tables import get_table, get_tables, put_table, read_parquet, to_parquet
+from tarsia.builders.tables import get_table, get_tables, put_table, put_tables, read_parquet, to_parquet
 from tarsia.builders.tombstones import standing_for
 from tarsia.pipelines.build import shard_of
 from tarsia.pipelines.sidecars import put_sidecar

@@ -1,17 +1,16 @@
 """`tarsia ingest`: raw corpora in, shards in draw order and a truthful count out.
 
-    split  a large file     ->  parts that can be read alone
-    scan   some raw files   ->  slices of raw records, and who they are
-    settle                      identities over the whole corpus (here, 16 bytes a record)
+    survey                      the raw files of a corpus, and whether anything of them changed
+    scan   some raw files   ->  slices of raw records, and who they are; large files are split before
+    settle                      identities over the whole corpus (in the driver, 16 bytes a record)
     sort   a slice          ->  the slice in key order, understood, with a stamp of every record and its media
-    compare                     what is refused since it stands elsewhere (pipelines/compare.py)
+    compare                     what is refused since it stands elsewhere
     build  a leaf           ->  tar, index and text of the leaf; refusals with reasons
     publish                     quarantine, then the next snapshot, last
 
-Split, scan and sort leave their results under `work/`, removed at the end; a leaf is recorded under `commits/` by the
-digest of everything it is made from, so that a resumed, a repeated and an incremental ingest are one and the same
-thing: the plan minus what is recorded. A corpus whose files have not changed since the newest snapshot is not read at
-all.
+Each step has a file here by its name, and all of them learn of a corpus what `coming.py` lists. Scan and sort leave
+their results under `work/`, removed at the end; built leaves stay recorded under `commits/`. A corpus whose files have
+not changed since the newest snapshot is not read at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -166,7 +165,7 @@ def _excluded(
         if before and before.source == source and not reread:
             known[corpus.name] = before.model_copy(update={"corpus": corpus})
         else:
-            plans.append(Coming(corpus, source, files, f"work/{corpus.name}/{source[:16]}"))
+            plans.append(Coming(corpus, source, files, f"work/{corpus.name}/{source[:16]}", is_compared=True))
             _clear(lake, plans[-1].work)
     scan(plans, lake, pool, quiet=quiet)
     sort(plans, lake, pool, quiet=quiet)

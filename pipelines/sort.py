@@ -12,6 +12,7 @@ from tarsia.builders.corpora import find
 from tarsia.builders.duplicates import numbers
 from tarsia.builders.lake import Lake
 from tarsia.builders.media import Media
+from tarsia.builders.reading.unanswered import Unanswered
 from tarsia.builders.records import MEDIA, Marks, Named, draws, in_order, to_arrow
 from tarsia.builders.storage import Entry, Store
 from tarsia.builders.tables import get_table, put_table
@@ -33,6 +34,7 @@ class Sort(Step):
 
     slice: str
     gone: Stored | None
+    is_compared: bool  # an evaluation set, whose answers nobody needs
 
     def run(self) -> Any:
         """Where the sorted slice lies, how many rows it has, what they show, where its origins are."""
@@ -40,7 +42,9 @@ class Sort(Step):
         with store.open(f"{self.slice}.arrow") as file, pa.ipc.open_file(file) as reader:
             scanned = reader.read_all()
         marks = Marks.from_bytes(store.read(f"{self.slice}.marks"))
-        table, named = in_order(scanned, marks, self.corpus, find(self.corpus.format), self._taken_down(store))
+        reader = find(self.corpus.format)
+        reader = Unanswered(reader) if self.is_compared else reader
+        table, named = in_order(scanned, marks, self.corpus, reader, self._taken_down(store))
         path = self.record.removesuffix(".json")
         store.replace(f"{path}.arrow", to_arrow(table))
         columns = draws(table["key"].to_pylist()), self._stamps(table, named), numbers(table["said"]), table["asked"]
@@ -73,7 +77,7 @@ class Sort(Step):
 def sort(corpora: Sequence[Coming], lake: Lake, pool: Pool, *, quiet: bool) -> None:
     """Sorts the slices of some corpora."""
     tasks = [
-        Sort(lake.url, one.corpus, f"{one.work}/sort/{number:05d}.json", path, one.gone)
+        Sort(lake.url, one.corpus, f"{one.work}/sort/{number:05d}.json", path, one.gone, one.is_compared)
         for one in corpora
         for number, path in enumerate(one.slices)
     ]

@@ -7,14 +7,17 @@ import pytest
 import yaml
 from pictures import encoded, picture
 
+from tarsia.builders.corpora import At, find
 from tarsia.builders.documents import read_catalog
 from tarsia.builders.duplicates import asked_of, said_of
 from tarsia.builders.lake import Lake
+from tarsia.builders.reading.unanswered import Unanswered
 from tarsia.builders.tables import get_table
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.inspect import duplicates
 from tarsia.pipelines.pool import open_pool
-from tarsia.schemas.errors import BadCatalog
+from tarsia.schemas.corpus import Corpus
+from tarsia.schemas.errors import BadCatalog, Refused
 from tarsia.schemas.identity import key_of
 from tarsia.schemas.sample import Box, Draft, Turn
 
@@ -415,6 +418,43 @@ def test_another_set_rewrites_only_the_leaves_that_change(bench):
 def test_what_is_excluded_is_nobodys_original(bench):
     bench.corpus("twin", [see("a", "3.jpg"), see("b", "3.jpg"), see("c", "4.jpg"), see("d", "4.jpg")], dedup="exact")
     assert bench.ingest()["twin"].quarantined == {"duplicate": 1, "excluded": 2}
+
+
+@pytest.mark.parametrize(
+    ("form", "record", "asked"),
+    [
+        ("llava", {"conversations": [{"from": "human", "value": "<image>\nWhy?"}], "image": "a.jpg"}, "<image>\nWhy?"),
+        ("llava", {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": ""}]}, "Why?"),
+        ("alpaca", {"instruction": "Why?", "output": ""}, "Why?"),
+        ("vqa", {"question": "Why?", "image_id": 7, "question_id": 8}, "<image>\nWhy?\n"),
+        (
+            "mathv",
+            {"question": "Why?", "image": "a.jpg", "answer": "", "options": ["so", "not so"]},
+            "<image>\nWhy?\nA.",
+        ),
+        ("scienceqa", {"question": "Why?", "choices": ["so", "not so"]}, "Why?\nA. so\nB. not so\n"),
+        ("tabmwp", {"id": "1", "question": "Why?", "answer": "", "choices": None}, "<image>\nWhy?\n"),
+    ],
+)
+def test_records_of_test_sets_need_no_answers_to_be_compared(form, record, asked):
+    corpus = Corpus.model_validate(
+        {"name": "exam", "format": form, "kind": "qa", "language": "en", "licence": "CC0", "root": "."}
+    )
+    at = At(corpus, "exam.json", "0" * 32)
+    with pytest.raises(Refused):
+        find(form).draft(record, at)
+    assert Unanswered(find(form)).draft(record, at).turns[0].text.startswith(asked)
+    with pytest.raises(Refused, match="an object was due"):
+        Unanswered(find(form)).draft("nothing", at)
+
+
+def test_a_set_without_answers_keeps_out_what_it_asks_and_shows(bench):
+    silent = [{"id": "q1", "image": "5.jpg", "conversations": [{"from": "human", "value": "<image>\nWhich?"}]}]
+    silent += [{"id": "q2", "conversations": [{"from": "human", "value": "What is 1 twice?"}]}]
+    bench.corpus("silent", silent, exclude=True)
+    assert bench.ingest()["train"].quarantined == {"excluded": 5}
+    assert bench.refused("train")["5"] == ("excluded", "shows a medium of silent/q1")
+    assert bench.refused("train")["t1"] == ("excluded", "asks what silent/q2 asks")
 
 
 def test_a_set_of_which_nothing_can_be_read_is_a_mistake(bench):

@@ -18,7 +18,7 @@ from tarsia.builders.reading.parts import json_parts, line_parts
 from tarsia.builders.records import slices_of
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_tables
-from tarsia.pipelines import ingest as module
+from tarsia.pipelines import scan as module
 from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.shard import ORIGINS
 
