@@ -36,6 +36,7 @@ from tarsia.schemas.shard import CONTENTS, DUPLICATES, Shard, Stored
 
 Hashes = npt.NDArray[np.uint64]
 Refusals = dict[str, tuple[str, str]]  # key -> code and message
+_BATCH = 4096  # rows that are spelt out at once
 
 
 def said_of(draft: Draft) -> str:
@@ -116,9 +117,10 @@ def elsewhere(corpora: Sequence[Compared]) -> dict[str, Refusals]:
     stays: dict[str, str] = {}  # content -> what is called so in a message
     seen: dict[tuple[str, int], list[_Seen]] = defaultdict(list)
     for corpus, content, first in zip(corpora, contents, firsts, strict=True):
-        chosen = pa.array(np.isin(content, twice) | np.isin(first, involved))
-        near = np.isin(first, involved)[chosen.to_numpy(zero_copy_only=False)]
-        for fields, is_near in zip(corpus.rows.filter(chosen).to_pylist(), near.tolist(), strict=True):
+        is_involved = np.isin(first, involved)
+        chosen = np.isin(content, twice) | is_involved
+        rows = (row for batch in corpus.rows.filter(pa.array(chosen)).to_batches(_BATCH) for row in batch.to_pylist())
+        for fields, is_near in zip(rows, is_involved[chosen].tolist(), strict=True):
             tags = _tags(corpus, fields) if is_near else []
             if corpus.corpus.dedup and not corpus.stands:
                 if equal := stays.get(fields["content"]):
