@@ -270,8 +270,8 @@ def pack(
 @app.command()
 def export(
     lake: LakeUrl,
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="model/stage, such as vita-1.5/2.2.")],
     place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://bucket/prefix; stages share media.")],
+    stage: Annotated[str, typer.Option("--stage", help="model/stage, such as vita-1.5/2.2.")],
     form: Annotated[
         str | None,
         typer.Option(

@@ -446,7 +446,10 @@ def test_models_are_exported_for_their_own_trainers():
 
 def test_the_command_tells_what_it_wrote_and_how_to_train_on_it(lake, tmp_path, capsys):
     def run(*words):
-        app(["export", lake.url, STAGE, str(tmp_path / "out"), "--workers", "1", *words], standalone_mode=False)
+        app(
+            ["export", lake.url, str(tmp_path / "out"), "--stage", STAGE, "--workers", "1", *words],
+            standalone_mode=False,
+        )
         return capsys.readouterr().out
 
     out = run("--quiet")
