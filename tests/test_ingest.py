@@ -2,27 +2,33 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from PIL import Image
 
 from tarsia.builders.documents import read_catalog
 from tarsia.builders.lake import Lake
+from tarsia.builders.records import SORTED, merged, to_arrow
 from tarsia.builders.shards import members
+from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import get_table, get_tables
+from tarsia.builders.tombstones import all_of
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.identity import digest, key_of
-from tarsia.schemas.shard import INDEX, QUARANTINE
+from tarsia.schemas.shard import INDEX, QUARANTINE, Stored
 
 TARSIA = Path(sys.executable).parent / "tarsia"
 
@@ -363,3 +369,22 @@ def test_a_tar_packed_anew_holds_the_same_samples(tmp_path):
         assert (report.records, report.samples) == (3, 3)
         shards[name] = shards_of(tmp_path / f"lake-{name}", "a")
     assert shards["one"] == shards["two"]
+
+
+def test_a_leaf_of_many_slices_keeps_no_file_open(tmp_path):
+    store, keys = open_store(str(tmp_path)), [f"{number:032x}" for number in range(90)]
+    for part in range(30):
+        rows = [{"key": key, "record": "0" * 32, "raw": b"", "file": "a", "media": []} for key in keys[part::30]]
+        store.replace(f"{part}.arrow", to_arrow(pa.Table.from_pylist(rows, SORTED)))
+    before = len(os.listdir("/proc/self/fd"))
+    rows = merged(store, [(f"{part}.arrow", 1, 3) for part in range(30)], ("key",))
+    found = [next(rows)["key"]]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [*found, *(row["key"] for row in rows)] == keys[30:]
+
+
+def test_tombstones_that_the_snapshot_has_are_not_read_again():
+    known = Stored(path="tombstones/corpora/a/rows-1.parquet", bytes=1, digest="1")
+    nowhere = cast(Store, None)
+    assert all_of(nowhere, "a", known, [known.path, "tombstones/media/rows-2.parquet"]) is known
+    assert all_of(nowhere, "b", None, [known.path]) is None
