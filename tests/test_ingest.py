@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -376,10 +375,10 @@ def test_a_leaf_of_many_slices_keeps_no_file_open(tmp_path):
     for part in range(30):
         rows = [{"key": key, "record": "0" * 32, "raw": b"", "file": "a", "media": []} for key in keys[part::30]]
         store.replace(f"{part}.arrow", to_arrow(pa.Table.from_pylist(rows, SORTED)))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     rows = merged(store, [(f"{part}.arrow", 1, 3) for part in range(30)], ("key",))
     found = [next(rows)["key"]]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert [*found, *(row["key"] for row in rows)] == keys[30:]
 
 
