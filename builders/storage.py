@@ -178,8 +178,10 @@ class _Folder:
         with suppress(OSError):  # a link, or what is said below
             if data := _at_once(self._named(path)):
                 return data
-        with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs more
-            return file.readall()
+        with self._said("read", path) as full:
+            if not stat.S_ISREG(os.stat(full).st_mode):  # noqa: PTH116 - a pipe would be waited for
+                raise NotThere(f"no {path!r} in {self.root}")
+            return Path(full).read_bytes()
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         with self._said("read", path) as full, open(full, "rb", buffering=0) as file:  # noqa: PTH123
@@ -266,7 +268,7 @@ _NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno
 
 def _at_once(full: str) -> bytes | None:
     """A file that is no link, in three calls of the system; None where its size does not tell how long it is."""
-    number = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    number = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         size = os.fstat(number).st_size
         data = os.read(number, size)

@@ -354,3 +354,13 @@ def test_a_bucket_lists_a_folder_and_does_not_ask_for_each_object(s3, monkeypatc
     assert [entry.size for entry in found.values()] == [1] * 30
     store.entries(["media/00.jpg", "media/01.jpg"])  # a page would cost more
     assert asked == ["media/00.jpg", "media/01.jpg"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_pipe_is_no_object_and_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    store = open_store(str(tmp_path))
+    assert store.entry(name) is None
+    with pytest.raises(NotThere):
+        store.read(name)
