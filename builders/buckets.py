@@ -2,19 +2,25 @@
 
 A batch lasts as long as its longest sample, as often as it has samples, and stays within a budget. Inside a window of
 positions the samples are sorted by length and cut: the longest that is left, and as many of the next as the budget
-holds. No other batches of a window are fewer, since the longest sample's batch has room for so many and none takes room
-from the others more than the next longest do. Then the batches of a window are shuffled, so that neither length nor
+holds and as are **alike**, at least four fifths as long. So no batch is padded by more than a quarter, and a stage of a
+few minutes is cut into as many batches as it has lengths, instead of all in one that is mostly padding; among a hundred
+thousand samples neighbours are alike anyway, and the budget alone cuts. No other batches of a window are fewer under
+these two rules, since the longest sample's batch may hold so many and none takes room from the others more than the
+next longest do. Then the batches of a window are shuffled, so that neither length nor
 corpus drifts along the stage, while every window stays a contiguous range of draws in every corpus.
 
 The reference for this is lhotse's dynamic bucketing, which sorts a buffer into about 30 buckets and fills batches
 from one bucket at a time: batches depend on its random state, and lengths differ within a bucket by some percent.
 """
 
+from fractions import Fraction
+
 import numpy as np
 
 from tarsia.builders.packing import Int64s, Packing, shuffle
 
 WINDOW = 100_000  # samples that are sorted among each other
+ALIKE = Fraction(4, 5)  # of the longest of a batch: none in it is shorter
 
 
 def bucket(lengths: Int64s, budget: int, most: int, *, seed: int, window: int = WINDOW) -> Packing:
@@ -34,7 +40,7 @@ def bucket(lengths: Int64s, budget: int, most: int, *, seed: int, window: int = 
         mine = lengths[begin:end]
         order = np.argsort(-mine, kind="stable")
         batch = np.empty(len(mine), np.int64)
-        cut = _cut(mine[order], budget, most)
+        cut = _cut(mine[order], budget, most, ALIKE)
         batch[order] = np.repeat(np.arange(len(cut)), cut)
         shuffled, size = shuffle(batch, seed, numbered)
         members[begin:end] = begin + shuffled
@@ -45,16 +51,20 @@ def bucket(lengths: Int64s, budget: int, most: int, *, seed: int, window: int = 
 
 
 def fewest(lengths: Int64s, budget: int, most: int) -> tuple[int, str]:
-    """The smallest number of batches there can be, and what sets it: "seconds" or "samples", their most."""
+    """The fewest batches there can be, however padded, and what sets it: "seconds" or "samples", their most."""
     falling = np.sort(lengths)[::-1]
-    bound = len(_cut(falling, budget, most))
-    return bound, "samples" if bound > len(_cut(falling, budget, max(1, len(lengths)))) else "seconds"
+    bound = len(_cut(falling, budget, most, Fraction(0)))
+    anyhow = len(_cut(falling, budget, max(1, len(lengths)), Fraction(0)))
+    return bound, "samples" if bound > anyhow else "seconds"
 
 
-def _cut(falling: Int64s, budget: int, most: int) -> list[int]:
+def _cut(falling: Int64s, budget: int, most: int, alike: Fraction) -> list[int]:
     """The sizes of batches of falling lengths, cut one after the other."""
-    sizes, room, at = list[int](), np.minimum(budget // falling, most), 0
-    while at < len(room):
-        sizes.append(min(int(room[at]), len(room) - at))
+    shortest = -(-falling * alike.numerator // alike.denominator)
+    ends = np.searchsorted(-falling, -shortest, side="right")
+    ends = np.minimum(ends, np.arange(len(falling)) + np.minimum(budget // falling, most))
+    sizes, at = list[int](), 0
+    while at < len(falling):
+        sizes.append(int(ends[at]) - at)
         at += sizes[-1]
     return sizes

@@ -24,12 +24,34 @@ from tarsia.schemas.shard import Stored
 
 ROWS = 1 << 16  # a row group: small enough to read one in a hurry
 
+#: Columns, and fields of structs, whose values are hardly ever twice the same: a dictionary of them only costs time.
+ONCE = {"key", "draw", "id", "record", "said", "content", "digest", "clip", "checksum", "speech_checksum", "context",
+        "first"}  # fmt: skip
+
 
 def to_parquet(table: pa.Table) -> bytes:
     """The table as Parquet: zstd, row groups of `ROWS`, the same bytes for the same rows."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROWS, write_page_checksum=True)
+    pq.write_table(table, sink, row_group_size=ROWS, **_written(table.schema))
     return sink.getvalue()
+
+
+def _written(schema: pa.Schema) -> dict[str, Any]:
+    """How Parquet is written."""
+    again = [path for field in schema for path in _leaves(field) if path.rsplit(".", 1)[-1] not in ONCE]
+    return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": again}
+
+
+def _leaves(field: pa.Field) -> Iterator[str]:
+    """What Parquet calls the columns of a field."""
+    kind, inside = field.type, ""
+    while pa.types.is_list(kind):
+        kind, inside = kind.value_type, f"{inside}.list.element"
+    if not pa.types.is_struct(kind):
+        yield f"{field.name}{inside}"
+        return
+    for inner in kind:
+        yield from (f"{field.name}{inside}.{path}" for path in _leaves(inner))
 
 
 def put_table(store: Store, path: str, table: pa.Table) -> Stored:
@@ -48,7 +70,7 @@ def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.S
     """
     state, size = blake3(), 0
     with store.spool() as file:
-        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(file, schema, **_written(schema)) as writer:
             held, waiting = [schema.empty_table()], 0
             for table in tables:
                 held.append(table)
@@ -99,18 +121,9 @@ def get_tables(store: Store, many: Iterable[Stored], schema: pa.Schema, columns:
     structs, only the fields are read that the schema has.
     """
     wanted = pa.schema([schema.field(name) for name in columns])
-    paths = [path for field in wanted for path in _paths(field)]
+    paths = [path for field in wanted for path in _leaves(field)]
     parts = (get_table(store, stored, paths).select(list(columns)) for stored in many)
     return pa.concat_tables([wanted.empty_table(), *(as_schema(part, wanted) for part in parts)]).combine_chunks()
-
-
-def _paths(field: pa.Field) -> Iterator[str]:
-    """What Parquet calls the leaves of a column."""
-    if not (pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)):
-        yield field.name
-        return
-    for inner in field.type.value_type:
-        yield f"{field.name}.list.element.{inner.name}"
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -137,7 +150,7 @@ def packed(digits: pa.StringArray, width: int) -> pa.FixedSizeBinaryArray:
     _, offsets, data = digits.buffers()
     ends = np.frombuffer(offsets, np.int32)[digits.offset : digits.offset + len(digits) + 1] if offsets else np.zeros(1)
     lengths = np.diff(ends)
-    if digits.null_count or not np.isin(lengths, (0, 2 * width)).all():
+    if digits.null_count or not ((lengths == 2 * width) | (lengths == 0)).all():
         raise Corrupt(f"a key or a digest is not {2 * width} hex digits long")
     try:
         spelt = unhexlify(memoryview(data)[ends[0] : ends[-1]]) if lengths.any() else b""
@@ -194,8 +207,8 @@ def _feed(state: Any, array: pa.Array) -> None:
             state.update(_numbers(pc.list_value_length(piece).fill_null(0), "<i8"))
         _feed(state, array.flatten())
     elif pa.types.is_dictionary(kind) or pa.types.is_fixed_size_binary(kind) or _of_text(kind):
-        for piece in pieces(_spelt):
-            state.update(_numbers(pc.binary_length(piece), "<i8"))
+        for piece in pieces(_lengths):
+            state.update(_numbers(piece, "<i8"))
         for piece in pieces(_spelt):
             _, offsets, data = piece.buffers()
             ends = np.frombuffer(offsets, dtype=np.int32)[piece.offset : piece.offset + len(piece) + 1]
@@ -205,6 +218,15 @@ def _feed(state: Any, array: pa.Array) -> None:
         for piece in pieces():
             full = piece.fill_null(pa.scalar(0).cast(kind)) if piece.null_count else piece
             state.update(_numbers(full, None))
+
+
+def _lengths(piece: pa.Array) -> pa.Array:
+    """How long each text is; of names, the length of each is measured once."""
+    if pa.types.is_fixed_size_binary(piece.type):
+        return pa.array(np.full(len(piece), 2 * piece.type.byte_width))
+    if pa.types.is_dictionary(piece.type):
+        return pc.binary_length(piece.dictionary).take(piece.indices).fill_null(0)
+    return pc.binary_length(piece).fill_null(0)
 
 
 def _of_text(kind: pa.DataType) -> bool:

@@ -17,10 +17,11 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from tarsia.builders.columns import plain
 from tarsia.builders.shards import members
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
-from tarsia.manifests.places import Group, Place, plain
+from tarsia.manifests.places import Group, Place
 from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum

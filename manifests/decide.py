@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tarsia.builders.chat import prompt_of
+from tarsia.builders.columns import Words, many, plain, whole, words
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens
 from tarsia.manifests.select import Rows, arc, divide, heard, reach, walk
 from tarsia.schemas.errors import BadRecipe, Pending, UnknownName
@@ -45,16 +46,19 @@ def _list_of(schema: pa.Schema, name: str, *fields: str) -> pa.Field:
     return pa.field(name, pa.list_(pa.struct([kind.field(field) for field in fields])))
 
 
-#: What is read of the tables of a lake: to plan, and (`SAID`) to speak.
-SAMPLES_OF = _lean(
-    INDEX, ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum")
-)
-SAID = _lean(SPEECH, ("key", "draw", "record", "clips", "refused", "offset", "length", "checksum"))
-VERDICTS_OF = SAID.set(3, _list_of(SPEECH, "clips", "turn", "samples16")).set(4, _list_of(SPEECH, "refused", "turn"))
+#: What is read of the tables of a lake: to plan, and (`SPEAKING`, `SAID`) to speak.
+SAMPLES_OF = _lean(INDEX, ("key", "language", "modality", "questions", "offset", "length", "checksum"))
+SPEAKING = SAMPLES_OF.append(pa.field("record", _BYTES))
+SAID = _lean(SPEECH, ("key", "record", "clips", "refused", "offset", "length", "checksum"))
+VERDICTS_OF = SAID.set(2, _list_of(SPEECH, "clips", "turn", "samples16")).set(3, _list_of(SPEECH, "refused", "turn"))
 
 
 class Corpus(NamedTuple):
-    """What planning reads of one corpus; rows are in draw order, `shard` numbers its tars from 0."""
+    """What planning reads of one corpus; rows are in draw order, `shard` numbers its tars from 0.
+
+    `speech` has the sidecars' rows, with the `row` of the sample that each was said for: -1 where none stands there any
+    more, or another record does.
+    """
 
     state: CorpusState
     index: pa.Table
@@ -67,7 +71,12 @@ class Corpus(NamedTuple):
     @property
     def draws(self) -> Draws:
         """The draws, sorted."""
-        return cast(Draws, column(self.index, "draw"))
+        return self.words[:, 0].astype(np.uint64)
+
+    @property
+    def words(self) -> Words:
+        """The two halves of each key."""
+        return words(whole(self.index["key"]))
 
     @property
     def questions(self) -> Int32s:
@@ -87,11 +96,11 @@ class Corpus(NamedTuple):
     @property
     def unsaid(self) -> Bools:
         """The samples that train nothing until a voice has said them."""
-        kind, modality = self.state.corpus.kind, self.index["modality"].combine_chunks()
+        kind, modality = self.state.corpus.kind, whole(self.index["modality"])
         if kind not in MADE or not len(modality):
             return np.broadcast_to(np.False_, len(self.index))
         wanting = np.array([unsaid(kind, name) for name in modality.dictionary.to_pylist()], np.bool_)
-        return np.asarray(wanting[modality.indices.to_numpy()])
+        return np.asarray(wanting[plain(modality.indices)])
 
     @property
     def lasting(self) -> npt.NDArray[np.float64]:
@@ -105,9 +114,8 @@ class Corpus(NamedTuple):
 
 
 def column(table: Any, name: str) -> Any:
-    """A column without nulls, of whatever has columns, as a numpy array."""
-    values = table.column(name)
-    return (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).to_numpy(zero_copy_only=False)
+    """A column of numbers without nulls, of whatever has columns, as a numpy array."""
+    return plain(whole(table.column(name)))
 
 
 def refuse_unknown(recipe: Recipe, snapshot: Snapshot) -> None:
@@ -191,9 +199,9 @@ def _admitted(stage: Stage, corpus: Corpus) -> dict[int, Rows | None]:
 
 def groups(samples: pa.Table) -> tuple[Int32s, list[tuple[str, str]]]:
     """For each sample the number of its language and modality, and these by their number."""
-    languages, modalities = (samples[name].combine_chunks() for name in ("language", "modality"))
+    languages, modalities = (whole(samples[name]) for name in ("language", "modality"))
     width = max(1, len(modalities.dictionary))
-    pairs = languages.indices.to_numpy() * np.int32(width) + modalities.indices.to_numpy()
+    pairs = plain(languages.indices) * np.int32(width) + plain(modalities.indices)
     found = np.flatnonzero(np.bincount(pairs, minlength=1))
     number = np.zeros(int(pairs.max(initial=0)) + 1, np.int32)
     number[found] = np.arange(len(found))
@@ -214,7 +222,7 @@ def _sizes(corpus: Corpus, pool: Rows | None, unit: str) -> npt.NDArray[Any] | i
 def _read(costs: pa.Table) -> Rows:
     """The tokens of each sample when all of it is read, without a system prompt."""
     tiles, frames, audio = (column(costs, name).astype(np.int64) for name in ("tiles", "frames", "audio_tokens"))
-    read = column(costs, "answers") + _sums(costs.column("read").combine_chunks())
+    read = column(costs, "answers") + _sums(whole(costs.column("read")))
     return np.asarray(read + TILE_TOKENS * (tiles + frames) + audio)
 
 
@@ -276,8 +284,8 @@ class Selected(NamedTuple):
     ask: Ask
     rows: Rows
     tokens: Int32s
-    audio: Int32s  # tokens
-    seconds: npt.NDArray[np.float64]
+    audio: pa.ChunkedArray | pa.Array  # tokens
+    seconds: pa.ChunkedArray | pa.Array
     hearing: "Hearing"
 
 
@@ -295,28 +303,23 @@ def decide(
     silent = ask.spoken is None
     hearing = _silence(rows) if silent else _hearing(corpus, ask, rows, context, pending_as_text=pending_as_text)
     costs = picked(corpus.costs, rows)
+    audio, seconds = costs["audio_tokens"], costs["seconds"]  # views, as long as nothing is added
+    if not silent:
+        audio = pa.array((plain(whole(audio)) + hearing.audio).astype(np.int32))
+        seconds = pa.array(plain(whole(seconds)) + hearing.samples16 / 16_000)
     tokens = _read(costs) + hearing.tokens
     if context.prompt == "sample":
         tokens += seen(picked(corpus.index, rows), prompts)
-    audio = (column(costs, "audio_tokens") + hearing.audio).astype(np.int32)
     if context.guide:
-        tokens += context.guide * (audio > 0)
-    return Selected(
-        corpus,
-        ask,
-        rows,
-        tokens.astype(np.int32),
-        audio,
-        column(costs, "seconds") + hearing.samples16 / 16_000,
-        hearing,
-    )
+        tokens += context.guide * (plain(whole(audio)) > 0)
+    return Selected(corpus, ask, rows, tokens.astype(np.int32), audio, seconds, hearing)
 
 
 def seen(samples: pa.Table, prompts: Mapping[str, int]) -> Int32s:
     """For each sample, the tokens of the system prompt that goes with its media."""
-    modality = samples["modality"].combine_chunks()
+    modality = whole(samples["modality"])
     named = [prompts[prompt_of([name])] for name in modality.dictionary.to_pylist()]
-    return np.asarray(np.array(named, np.int32)[modality.indices.to_numpy()])
+    return np.asarray(np.array(named, np.int32)[plain(modality.indices)])
 
 
 def picked(table: pa.Table, rows: Rows) -> pa.Table:
@@ -330,8 +333,9 @@ def picked(table: pa.Table, rows: Rows) -> pa.Table:
 
 def _sums(lists: pa.ListArray) -> Rows:
     """The sum of each list."""
-    reached = np.concatenate([[0], np.cumsum(lists.values.to_numpy(), dtype=np.int64)])
-    return np.asarray(np.diff(reached[lists.offsets.to_numpy()]))
+    ends = plain(lists.offsets)
+    reached = np.concatenate([[0], np.cumsum(plain(lists.values)[ends[0] : ends[-1]], dtype=np.int64)])
+    return np.asarray(np.diff(reached[ends - ends[0]]))
 
 
 # --- what is heard --------------------------------------------------------------------------------------------------
@@ -351,21 +355,22 @@ class Questions(NamedTuple):
 
 def questions_of(corpus: Corpus) -> Questions:
     """Costs and verdicts of every question of a corpus."""
-    read, heard, speakable = (corpus.costs.column(name).combine_chunks() for name in ("read", "heard", "speakable"))
+    read, heard, speakable = (whole(corpus.costs[name]) for name in ("read", "heard", "speakable"))
     asked = Questions(
-        first=read.offsets.to_numpy().astype(np.int64)[:-1],
-        read=read.values.to_numpy(),
-        heard=heard.values.to_numpy(),
+        first=plain(read.offsets).astype(np.int64)[:-1],
+        read=plain(read.values),
+        heard=plain(heard.values),
         speakable=speakable.values.to_numpy(zero_copy_only=False),
         samples16=np.full(len(read.values), -1, dtype=np.int64),
         refused=np.zeros(len(read.values), dtype=np.bool_),
         sidecar=np.full(len(corpus.index), -1, dtype=np.int64),
     )
     if corpus.speech is not None and len(corpus.speech):
-        rows, fresh = _said_of(corpus.index, corpus.draws, corpus.speech)
+        rows = column(corpus.speech, "row")
+        fresh = rows >= 0
         asked.sidecar[rows[fresh]] = np.flatnonzero(fresh)
         for name in ("clips", "refused"):
-            lists = corpus.speech.column(name).combine_chunks()
+            lists = whole(corpus.speech[name])
             parents, items = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
             keep = fresh[parents]
             turns = pc.struct_field(items, "turn").to_numpy()[keep]
@@ -389,9 +394,10 @@ def said_of(corpus: Corpus, first: Rows) -> Said:
     """The decisions that stand; `first` is where each sample's questions begin."""
     parts = [Said(np.empty(0, np.int64), pa.array([], pa.string()), pa.array([], pa.string()))]
     if corpus.speech is not None and len(corpus.speech):
-        rows, fresh = _said_of(corpus.index, corpus.draws, corpus.speech)
+        rows = column(corpus.speech, "row")
+        fresh = rows >= 0
         for name, field in (("clips", "clip"), ("refused", "reason")):
-            lists = corpus.speech.column(name).combine_chunks()
+            lists = whole(corpus.speech[name])
             parents, items = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
             items, parents = items.filter(pa.array(fresh[parents])), parents[fresh[parents]]
             at = first[rows[parents]] + pc.struct_field(items, "turn").to_numpy()
@@ -401,20 +407,10 @@ def said_of(corpus: Corpus, first: Rows) -> Said:
     return Said(np.concatenate(at), pa.concat_arrays(clip), pa.concat_arrays(reason))
 
 
-def _said_of(index: pa.Table, draws: Draws, speech: pa.Table) -> tuple[Rows, Bools]:
-    """For each row of a sidecar index: the row of the corpus it belongs to, and whether that is still what was said."""
-    rows = np.minimum(np.searchsorted(draws, column(speech, "draw")), len(index) - 1)
-    same = pc.and_(
-        pc.equal(index["key"].take(pa.array(rows)), speech["key"]),
-        pc.equal(index["record"].take(pa.array(rows)), speech["record"]),
-    )
-    return rows, np.asarray(same.to_numpy(), dtype=np.bool_)
-
-
 class Hearing(NamedTuple):
     """What becomes of the questions of selected samples, one entry a sample."""
 
-    spoken: pa.ListArray  # the turns that are heard, ascending
+    spoken: pa.ListArray | pa.ChunkedArray  # the turns that are heard, ascending
     tokens: Rows  # by which the sample is longer than when all is read, audio included
     audio: Rows  # tokens
     samples16: Rows
@@ -427,15 +423,14 @@ class Hearing(NamedTuple):
 
 def mute(one: Selected) -> Bools:
     """Which selected samples are nothing, since no voice has said them."""
-    return np.asarray(one.corpus.unsaid[one.rows] & (pc.list_value_length(one.hearing.spoken).to_numpy() == 0))
+    return np.asarray(one.corpus.unsaid[one.rows] & (plain(whole(pc.list_value_length(one.hearing.spoken))) == 0))
 
 
 def _silence(rows: Rows) -> Hearing:
     """Nothing is heard; the zeros are one zero, said many times."""
     none = np.broadcast_to(np.int64(0), len(rows))
-    return Hearing(
-        _grouped(none, none[:0]), none, none, none, none, none, none, np.broadcast_to(np.int64(-1), len(rows)), 0
-    )
+    nothing = many(_grouped(np.zeros(1, np.int64), none[:0]), len(rows))
+    return Hearing(nothing, none, none, none, none, none, none, np.broadcast_to(np.int64(-1), len(rows)), 0)
 
 
 def _hearing(corpus: Corpus, ask: Ask, rows: Rows, context: Context, *, pending_as_text: bool) -> Hearing:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tarsia.builders.columns import plain
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import ROWS
 from tarsia.manifests.order import WINDOW
@@ -182,12 +183,6 @@ def grouped(columns: Columns) -> tuple[npt.NDArray[np.int64], list[Group]]:
     found, numbers = np.unique(codes, return_inverse=True)
     which = np.transpose(np.unravel_index(found, shape)).tolist()
     return numbers, [Group(*(values[one] for values, one in zip(names, row, strict=True))) for row in which]
-
-
-def plain(array: Any) -> npt.NDArray[Any]:
-    """An Arrow array of numbers without nulls, as numpy's. (`to_numpy` would import pandas, a CPU-second.)"""
-    found: npt.NDArray[Any] = np.from_dlpack(array)
-    return found
 
 
 def _numbers(array: Any, kind: str) -> npt.NDArray[Any]:

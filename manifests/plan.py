@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from tarsia.builders.buckets import bucket, fewest
+from tarsia.builders.chat import prompt_of
+from tarsia.builders.columns import many, plain, whole
 from tarsia.builders.packing import Packing, fill, lower_bound
 from tarsia.builders.tables import ROWS, as_schema, columns_digest, rows_digest
 from tarsia.manifests.decide import (
@@ -63,26 +65,24 @@ class Placed(NamedTuple):
         if name == "context":
             return pa.array(np.repeat(np.arange(len(size), dtype=np.int32), size))
         if name == "slot":
-            return pa.array((np.arange(len(self)) - np.repeat(self.starts[:-1], size)).astype(np.int32))
+            return pa.array(np.arange(len(self), dtype=np.int32) - np.repeat(self.starts[:-1].astype(np.int32), size))
         return _gathered(self.everyone.column(name), self.rows)
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of SAMPLES, some at a time: neighbours in training order are neighbours in their corpora too."""
-        whole = [name for name in SAMPLES.names if name not in _PLACE]
-        null = [name for name in whole if self.everyone.column(name).null_count == len(self.everyone)]
+        null = [name for name in _OWN if self.everyone[name].null_count == len(self.everyone)]
         batches = self.everyone.drop_columns(null).to_batches() if len(self) else []
         begins = np.cumsum([0, *(batch.num_rows for batch in batches)])
         for first in range(0, len(self), _SOME):
             rows = self.rows[first : first + _SOME]
             order = np.argsort(rows)
             cuts = np.searchsorted(rows[order], begins)
-            parts = [
-                batch.take(pa.array(rows[order[low:high]] - begin))
-                for batch, begin, low, high in zip(batches, begins[:-1], cuts[:-1], cuts[1:], strict=True)
-                if low < high
+            parts = [  # of each batch by itself: of many at once Arrow would first make one
+                batches[at].take(pa.array(rows[order[cuts[at] : cuts[at + 1]]] - begins[at]))
+                for at in np.flatnonzero(np.diff(cuts)).tolist()
             ]
-            back = np.empty(len(rows), np.int64)
-            back[order] = np.arange(len(rows))
+            back = np.empty(len(rows), np.int32)
+            back[order] = np.arange(len(rows), dtype=np.int32)
             laid = pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
             context = np.searchsorted(self.starts, np.arange(first, first + len(rows)), side="right") - 1
             columns = {"context": context, "slot": np.arange(first, first + len(rows)) - self.starts[context]}
@@ -92,6 +92,7 @@ class Placed(NamedTuple):
             yield as_schema(table, SAMPLES)
 
 
+_OWN = [name for name in SAMPLES.names if name not in ("context", "slot")]  # what does not depend on contexts
 _SOME = 4 * ROWS
 
 
@@ -149,7 +150,7 @@ def plan(
     heard = {one.ask.corpus for one in selected if one.hearing.waiting}
     parts = rounds([one.rows for one in selected])
     filled = _fill(everyone, position, order, rooms, parts, f"{recipe.seed}\0{name}", parent)
-    unplaced = _unplaced(everyone, order, rooms)
+    unplaced = _unplaced(everyone, order[~rooms.fits[order]], rooms, context.tokens, carried)
     del order, position, parts  # each is as long as the stage
     shards, everyone = _used(tars, everyone, rooms.fits)
     samples = Placed(everyone, filled.rows, filled.starts)
@@ -174,12 +175,10 @@ def plan(
 
 # --- the selected samples, corpus after corpus ----------------------------------------------------------------------
 
-_PLACE = ("context", "slot")
-
 
 def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
     """All selected samples in the columns of SAMPLES that do not depend on contexts, and the tars they point into."""
-    fields = lean(field for field in SAMPLES if field.name not in _PLACE)
+    fields = lean(SAMPLES.field(name) for name in _OWN)
     parts, tars, firsts = [fields.empty_table()], list[Stored](), dict[str, int]()
     for one in selected:
         corpus, index, costs = one.corpus, picked(one.corpus.index, one.rows), picked(one.corpus.costs, one.rows)
@@ -191,14 +190,14 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
         columns = {
             **{name: index[name] for name in ("key", "language", "modality", "questions")},
             **{name: index[name] for name in ("offset", "length", "checksum")},
-            "copy": pa.array(copies(one.rows).astype(np.int32)),
-            "corpus": _same(one.ask.corpus, len(one.rows)),
-            "kind": _same(one.ask.kind.value, len(one.rows)),
+            "copy": _copies(one.rows),
+            "corpus": many(_name(one.ask.corpus), len(one.rows)),
+            "kind": many(_name(one.ask.kind.value), len(one.rows)),
             "tokens": pa.array(one.tokens),
-            "seconds": pa.array(one.seconds),
+            "seconds": one.seconds,
             "tiles": costs["tiles"],
             "frames": costs["frames"],
-            "audio_tokens": pa.array(one.audio),
+            "audio_tokens": one.audio,
             "spoken": one.hearing.spoken,
             "shard": pa.array(corpus.shard[one.rows] + np.int32(first)),
             **_speech_columns(one, first + len(corpus.state.shards)),
@@ -207,9 +206,14 @@ def _everyone(selected: Sequence[Selected]) -> tuple[pa.Table, list[Stored]]:
     return pa.concat_tables(parts).unify_dictionaries(), tars
 
 
-def _same(name: str, count: int) -> pa.DictionaryArray:
-    """One name, `count` times."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int16)), pa.array([name]))
+def _name(name: str) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array([0], pa.int16()), pa.array([name]))
+
+
+def _copies(rows: Rows) -> pa.Array | pa.ChunkedArray:
+    found = copies(rows)
+    once = not len(found) or not found[-1]
+    return many(pa.array([0], pa.int32()), len(rows)) if once else pa.array(found.astype(np.int32))
 
 
 def _speech_columns(one: Selected, first: int) -> dict[str, Any]:
@@ -219,29 +223,28 @@ def _speech_columns(one: Selected, first: int) -> dict[str, Any]:
         return {f"speech_{name}": _nulls(len(rows), SAMPLES.field(f"speech_{name}").type) for name in names}
     where = pa.array(rows, mask=rows < 0)
     numbers = pa.array(one.corpus.speech_shard + np.int32(first))
-    lying = {name: one.corpus.speech[name].combine_chunks() for name in names[1:]}
+    lying = {name: whole(one.corpus.speech[name]) for name in names[1:]}
     return {f"speech_{name}": values.take(where) for name, values in {"shard": numbers, **lying}.items()}
 
 
 def _nulls(count: int, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column of nulls that is one small chunk, many times."""
-    some = pa.nulls(min(count, 1 << 16), kind)
-    whole, rest = divmod(count, max(1, len(some)))
-    return pa.chunked_array([*[some] * whole, some[:rest]], kind)
+    return many(pa.nulls(1, kind), count)
 
 
 def _stage_order(selected: Sequence[Selected], position: Floats) -> Rows:
     """All selected samples by their position in the stage; those at one position by draw."""
-    order = np.argsort(position, kind="stable")  # one ascending run a corpus, which it merges
-    reached = position[order]
-    same, alike = reached[1:] == reached[:-1], np.zeros(len(order), np.bool_)
+    merged = np.argsort(position, kind="stable")  # one ascending run a corpus, which it merges
+    reached = position[merged]
+    same, alike = reached[1:] == reached[:-1], np.zeros(len(merged), np.bool_)
+    order = merged.astype(np.int32)
+    del merged, reached
     alike[1:] |= same
     alike[:-1] |= same
     tied, draws = order[alike], np.empty(int(alike.sum()), np.uint64)
     begin = 0
     for one in selected:
         mine = (tied >= begin) & (tied < begin + len(one.rows))
-        draws[mine] = one.corpus.draws[one.rows[tied[mine] - begin]]
+        draws[mine] = one.corpus.words[one.rows[tied[mine] - begin], 0]
         begin += len(one.rows)
     order[alike] = tied[np.lexsort((draws, position[tied]))]
     return order
@@ -259,7 +262,6 @@ class _Rooms(NamedTuple):
     capacity: int
     units: Int32s  # tiles and frames
     unit_cap: int | None
-    room: Int32s  # tokens of a context of the sample's own
     unspoken: Int8s  # number in UNSPOKEN
     fits: Bools
     shares: Bools  # a context with others
@@ -273,7 +275,7 @@ UNSPOKEN = ("", "unspoken: refused", "unspoken: pending")  # why a sample that n
 
 def _unspoken(selected: Sequence[Selected]) -> Int8s:
     """For each selected sample the number of its reason in UNSPOKEN, 0 where it lacks nothing."""
-    reasons = [mute(one) * (np.int8(1) + (one.hearing.pending > 0)) for one in selected]
+    reasons = [mute(one) * (np.int8(1) + (one.hearing.pending > 0).astype(np.int8)) for one in selected]
     return np.concatenate([np.empty(0, np.int8), *reasons])
 
 
@@ -294,17 +296,14 @@ def _rooms(everyone: pa.Table, pack: Pack | None, budget: int, carried: dict[str
         lengths = np.rint(column(everyone, "seconds") * 1_000_000).astype(np.int64)
         fits &= (lengths > 0) & (lengths <= longest)
     shares = fits & ~alone & (tokens <= capacity)
-    return _Rooms(
-        capacity, units, unit_cap, room, unspoken, fits, shares, lengths, longest, pack.samples if pack else 1
-    )
+    return _Rooms(capacity, units, unit_cap, unspoken, fits, shares, lengths, longest, pack.samples if pack else 1)
 
 
-def _holds(samples: pa.Table | Placed, name: str) -> Bools:
+def _holds(samples: pa.Table, name: str) -> Bools:
     """Which samples have a medium in them, or are of a kind."""
-    values = samples.column("modality" if name in ("text", "image", "video", "audio") else "kind")
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    values = whole(samples.column("modality" if name in ("text", "image", "video", "audio") else "kind"))
     named = [name in value.split("+") for value in values.dictionary.to_pylist()]
-    return np.asarray(np.array(named, np.bool_)[values.indices.to_numpy()])
+    return np.asarray(np.array(named, np.bool_)[plain(values.indices)])
 
 
 class _Filled(NamedTuple):
@@ -327,26 +326,25 @@ def _fill(
         return _contexts(everyone, position, rows, rooms, parts, purpose)
 
     tokens, kept = column(everyone, "tokens"), None
-    fitting = order[rooms.fits[order]]
     if parent is None:
-        rows, starts = filled(fitting)
+        rows, starts = filled(order[rooms.fits[order]])
     else:
         rows, starts, kept = mend(parent, everyone, rooms.fits, rooms.shares, order, filled)
-    together = order[rooms.shares[order]]
-    bound, binding = _bound(together, tokens, rooms)
-    shared = int(np.add.reduceat(rooms.shares[rows], starts[:-1]).astype(np.bool_).sum()) if len(rows) else 0
+    bound, binding = _bound(rooms.shares, tokens, rooms)
+    alone = int(np.count_nonzero(rooms.fits)) - int(np.count_nonzero(rooms.shares))
+    shared = int(np.count_nonzero(rooms.shares[rows[starts[:-1]]]))  # one that stays alone is the first of its context
     sizes, room = (tokens, rooms.capacity) if rooms.longest is None else (rooms.lengths, rooms.longest)
-    fullness = int(sizes[together].sum(dtype=np.int64)) / (shared * room) if shared else 1.0
-    return _Filled(rows, starts, bound + len(fitting) - len(together), binding, fullness, kept)
+    fullness = int(sizes.sum(where=rooms.shares, dtype=np.int64)) / (shared * room) if shared else 1.0
+    return _Filled(rows, starts, bound + alone, binding, fullness, kept)
 
 
 def _contexts(
     everyone: pa.Table, position: Floats, order: Rows, rooms: _Rooms, parts: Rows, purpose: str
 ) -> tuple[Rows, Rows]:
     """Packed contexts keep the order of their windows; samples that stay alone lie between them by their positions."""
-    tokens = column(everyone, "tokens")
-    together, alone = order[rooms.shares[order]], order[~rooms.shares[order]]
-    members, starts, reached = [together[:0]], [np.zeros(1, np.int64)], 0
+    tokens, shares = column(everyone, "tokens"), rooms.shares[order]
+    together, alone = order[shares], order[~shares]
+    members, starts, reached = list[Rows](), [np.zeros(1, np.int64)], 0
     of_pack = list[Rows]()  # the part of each packed context
     for part in range(int(parts.max(initial=0)) + 1):
         mine = together[parts[together] == part] if parts.any() else together
@@ -354,18 +352,19 @@ def _contexts(
         starts.append(packing.starts[1:] + reached)
         reached += len(mine)
         members.append(mine[packing.members])
-        of_pack.append(np.full(len(packing.starts) - 1, part, np.int64))
-    begins = np.concatenate(starts)
+        of_pack.append(np.full(len(packing.starts) - 1, part, np.int32))
+    begins, rows = np.concatenate(starts), np.concatenate([*members, alone])
+    del shares, together, mine, members, packing
     packs = len(begins) - 1
-    sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable")
-    rows = np.concatenate([*members, alone])
-    in_parts = np.concatenate([*of_pack, parts[alone]])[sequence]
+    sequence = np.argsort(np.concatenate([positions(packs), position[alone]]), kind="stable").astype(np.int32)
+    in_parts = np.concatenate([*of_pack, parts[alone].astype(np.int32)])[sequence]
     sequence = sequence[_by_lot(in_parts, len(rows), _seed(purpose, 0))]
-    first = np.concatenate([begins[:-1], len(together) + np.arange(len(alone))])[sequence]
-    length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)])[sequence]
-    ends = np.concatenate([[0], np.cumsum(length)])
-    inside = np.arange(len(rows)) - np.repeat(ends[:-1], length)
-    return rows[np.repeat(first, length) + inside], ends
+    first = np.concatenate([begins[:-1], begins[-1] + np.arange(len(alone))]).astype(np.int32)[sequence]
+    length = np.concatenate([np.diff(begins), np.ones(len(alone), np.int64)]).astype(np.int32)[sequence]
+    ends = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
+    at = np.repeat(first - ends[:-1].astype(np.int32), length)
+    at += np.arange(len(rows), dtype=np.int32)
+    return rows[at], ends
 
 
 def _packed(mine: Rows, tokens: Int32s, rooms: _Rooms, seed: int) -> Packing:
@@ -376,7 +375,7 @@ def _packed(mine: Rows, tokens: Int32s, rooms: _Rooms, seed: int) -> Packing:
     return fill(tokens[mine], rooms.capacity, seed=seed, units=units, unit_cap=rooms.unit_cap, window=LOT)
 
 
-def _bound(mine: Rows, tokens: Int32s, rooms: _Rooms) -> tuple[int, str]:
+def _bound(mine: Bools, tokens: Int32s, rooms: _Rooms) -> tuple[int, str]:
     if rooms.longest is not None:
         return fewest(rooms.lengths[mine], rooms.longest, rooms.most)
     return lower_bound(tokens[mine], rooms.capacity, rooms.units[mine] if rooms.unit_cap else None, rooms.unit_cap)
@@ -389,8 +388,10 @@ def _by_lot(parts: Rows, samples: int, seed: int) -> Rows:
     """
     numbers = np.arange(max(1, round(samples / LOT)), dtype=np.uint64)
     draws = redraws(np.full(len(numbers), seed, np.uint64), "order of windows", numbers)
+    turn = np.empty(len(numbers), np.int32)
+    turn[np.argsort(draws, kind="stable")] = np.arange(len(numbers), dtype=np.int32)
     window = np.arange(len(parts)) * len(numbers) // max(1, len(parts))
-    return np.lexsort((draws[window], parts))
+    return np.argsort(parts * np.int32(len(numbers)) + turn[window], kind="stable")
 
 
 def _padding(contexts: pa.Table) -> float:
@@ -405,22 +406,27 @@ def _seed(purpose: str, part: int) -> int:
 
 def _deviation(samples: Placed) -> Deviation | None:
     """The largest of all corpora and windows; the first of equals."""
-    window = column(samples, "context") // WINDOW
     count = (len(samples.starts) - 1) // WINDOW
     if not count:
         return None
-    names = samples.column("corpus")
-    width, tokens = len(names.dictionary), column(samples, "tokens").astype(np.float64)
-    codes = names.indices.to_numpy().astype(np.int64)
-    whole = np.bincount(codes, tokens, width) / tokens.sum()
-    inside = np.bincount(window * width + codes, tokens, (count + 1) * width).reshape(-1, width)[:count]
-    shares = inside / inside.sum(axis=1, keepdims=True)
-    at, corpus = np.unravel_index(np.argmax(np.abs(shares - whole)), shares.shape)
+    names, tokens = samples.column("corpus"), column(samples, "tokens")
+    width, contexts = len(names.dictionary), np.arange(len(samples.starts) - 1)
+    inside = np.zeros((count + 1) * width)
+    for low in range(0, len(contexts), _SOME):
+        some = contexts[low : low + _SOME]
+        begins = samples.starts[some[0] : some[-1] + 2]
+        cells = np.repeat(some // WINDOW * width, np.diff(begins))
+        cells += plain(names.indices)[begins[0] : begins[-1]]
+        inside += np.bincount(cells, tokens[begins[0] : begins[-1]], len(inside))
+    windows = inside.reshape(-1, width)
+    stage = windows.sum(axis=0) / windows.sum()
+    shares = windows[:count] / windows[:count].sum(axis=1, keepdims=True)
+    at, which = np.unravel_index(np.argmax(np.abs(shares - stage)), shares.shape)
     return Deviation(
-        corpus=names.dictionary[corpus].as_py(),
+        corpus=names.dictionary[which].as_py(),
         window=int(at),
-        share=round(float(shares[at, corpus]), 9),
-        whole=round(float(whole[corpus]), 9),
+        share=round(float(shares[at, which]), 9),
+        whole=round(float(stage[which]), 9),
     )
 
 
@@ -431,29 +437,29 @@ def _gathered(values: pa.ChunkedArray, rows: Rows) -> pa.Array | pa.ChunkedArray
     """Some values of a column, in the order of the rows."""
     if values.null_count == len(values):
         return _nulls(len(rows), values.type)
-    return values.combine_chunks().take(pa.array(rows))
+    return whole(values).take(pa.array(rows))
 
 
 def _used(tars: Sequence[Stored], everyone: pa.Table, fits: Bools) -> tuple[tuple[Stored, ...], pa.Table]:
     """Only the tars that placed samples need, and the samples with their numbers."""
     needed = np.zeros(len(tars), np.bool_)
     for name in ("shard", "speech_shard"):
-        needed[everyone[name].combine_chunks().filter(pa.array(fits)).drop_null().to_numpy()] = True
+        needed[plain(whole(everyone[name]).filter(pa.array(fits)).drop_null())] = True
     numbers = pa.array(np.cumsum(needed, dtype=np.int32) - np.int32(1))
     for name in ("shard", "speech_shard"):
         if everyone[name].null_count < len(everyone):
-            renumbered = numbers.take(everyone[name].combine_chunks())
+            renumbered = numbers.take(whole(everyone[name]))
             everyone = everyone.set_column(everyone.column_names.index(name), name, renumbered)
     return tuple(compress(tars, needed)), everyone
 
 
-def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
+def _unplaced(everyone: pa.Table, over: Rows, rooms: _Rooms, budget: int, carried: dict[str, int]) -> pa.Table:
     """UNPLACED: what no context can hold, with the reason."""
-    over = order[~rooms.fits[order]]
-    rows = {name: _gathered(everyone[name], over) for name in UNPLACED.names if name != "reason"}
+    rows = pa.table({name: _gathered(everyone[name], over) for name in UNPLACED.names if name != "reason"})
+    room_of = budget - seen(rows, carried)
     figures = zip(
         column(everyone, "length")[over].tolist(), rooms.unspoken[over].tolist(), rows["tokens"].to_pylist(),
-        rooms.room[over].tolist(), rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
+        room_of.tolist(), rooms.units[over].tolist(), rows["seconds"].to_pylist(), strict=True,
     )  # fmt: skip
     reasons = [
         "taken-down"
@@ -469,7 +475,7 @@ def _unplaced(everyone: pa.Table, order: Rows, rooms: _Rooms) -> pa.Table:
         else "silent: no sound to be batched by"
         for length, unspoken, tokens, room, units, seconds in figures
     ]
-    return as_schema(pa.table({**rows, "reason": pa.array(reasons, pa.string())}), UNPLACED)
+    return as_schema(rows.append_column("reason", pa.array(reasons, pa.string())), UNPLACED)
 
 
 def _context_table(samples: Placed, context: Context, carried: dict[str, int], *, batched: bool) -> pa.Table:
@@ -479,10 +485,10 @@ def _context_table(samples: Placed, context: Context, carried: dict[str, int], *
     def sums(name: str) -> Any:
         return np.add.reduceat(column(samples, name), begins) if len(begins) else column(samples, name)
 
-    video, image = (
-        np.maximum.reduceat(_holds(samples, name), begins) if len(begins) else begins > 0 for name in ("video", "image")
-    )
-    number = np.where(video, 2, np.where(image, 1, 0)).astype(np.int32)
+    modality = whole(samples.column("modality"))
+    media = [PROMPTS.index(prompt_of([name])) for name in modality.dictionary.to_pylist()]
+    carries = np.array(media, np.int32)[plain(modality.indices)]
+    number = np.maximum.reduceat(carries, begins) if len(begins) else carries
     said = pa.array(PROMPTS) if context.prompt == "context" else pa.array([context.prompt])
     columns = {
         "context": np.arange(len(size), dtype=np.int32),
@@ -506,8 +512,9 @@ def _counts(selected: Sequence[Selected], everyone: pa.Table, fits: Bools) -> It
         placed = fits[begin : begin + len(one.rows)]
         begin += len(one.rows)
         group, names = groups(samples)
-        hearing, spoken = one.hearing, pc.list_value_length(one.hearing.spoken).to_numpy()
-        both = {"": None, "_questions": column(samples, "questions"), "_tokens": one.tokens, "_seconds": one.seconds}
+        hearing, spoken = one.hearing, plain(whole(pc.list_value_length(one.hearing.spoken)))
+        seconds = plain(whole(one.seconds))
+        both = {"": None, "_questions": column(samples, "questions"), "_tokens": one.tokens, "_seconds": seconds}
         totals = {
             "speakable": _sums_of(group, hearing.speakable, len(names)),
             "refused": _sums_of(group, hearing.refused, len(names)),

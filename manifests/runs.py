@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from tarsia.builders.columns import plain
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table
 from tarsia.manifests.account import FIGURES
 from tarsia.manifests.findings import Audit, Book
 from tarsia.manifests.order import Order
-from tarsia.manifests.places import Group, grouped, microseconds, plain
+from tarsia.manifests.places import Group, grouped, microseconds
 from tarsia.manifests.stream import load_manifest, manifest_digest, order_of
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.manifest import Manifest

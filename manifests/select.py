@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tarsia.schemas.identity import Draws, redraws, start
 
-Rows = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.signedinteger[Any]]  # numbers of rows: of arcs, 32 bits
 
 
 def arc(draws: Draws, seed: int, count: int, skipped: int = 0) -> Rows:
@@ -28,7 +28,9 @@ def arc(draws: Draws, seed: int, count: int, skipped: int = 0) -> Rows:
     More than there are go round again: every row once more, and once more, and then the first of the arc.
     """
     first = int(np.searchsorted(draws, np.uint64(start(seed)))) + skipped
-    return (first + np.arange(count, dtype=np.int64)) % max(1, len(draws))
+    rows = np.arange(first, first + count, dtype=np.int32)
+    rows %= np.int32(max(1, len(draws)))
+    return rows
 
 
 def copies(rows: Rows) -> Rows:

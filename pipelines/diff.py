@@ -25,7 +25,7 @@ from tarsia.manifests.difference import (
     placed,
 )
 from tarsia.manifests.stream import load_manifest, manifest_digest
-from tarsia.pipelines.plan import asked_differently, stages_of
+from tarsia.pipelines.plan import Fresh, asked_differently, chosen_stages, stages_of
 from tarsia.pipelines.pool import Pool
 from tarsia.schemas.errors import Corrupt, NotThere, UnknownName, UserError
 from tarsia.schemas.manifest import Manifest, stage_path
@@ -47,20 +47,24 @@ def between(lake: Lake, one: str, other: str | None = None, *, elsewhere: Lake |
 
 def of_recipe(
     recipe: Recipe, lake: Lake, pool: Pool, *, only: Sequence[str] = (), voices: str | None = None, quiet: bool = False
-) -> Iterator[Difference]:
+) -> list[Difference]:
     """What `plan --replace` would change of each stage of the recipe, in their order."""
-    for fresh in stages_of(recipe, lake, pool, only=only, voices=voices, pending_as_text=True, quiet=quiet):
-        after = fresh.manifest
-        try:
-            before = load_manifest(lake.url, f"{after.model}/{after.name}")
-        except NotThere:
-            before = None
-        if before and before.rows == after.rows:
-            yield _difference(before, after, None, fresh.planned.waiting)
-            continue
-        was, samples = _placed(lake, before) if before else placed([], 0), fresh.planned.samples
-        now = placed(samples.tables(), len(samples))
-        yield _difference(before, after, (was, now), fresh.planned.waiting)
+    planned = stages_of(recipe, lake, pool, only=only, voices=voices, pending_as_text=True, quiet=quiet)
+    changes = {fresh.manifest.name: _change(lake, fresh) for fresh in planned}
+    return [changes[name] for name in chosen_stages(recipe, only)]
+
+
+def _change(lake: Lake, fresh: Fresh) -> Difference:
+    after = fresh.manifest
+    try:
+        before = load_manifest(lake.url, f"{after.model}/{after.name}")
+    except NotThere:
+        before = None
+    if before and before.rows == after.rows:
+        return _difference(before, after, None, fresh.planned.waiting)
+    was, samples = _placed(lake, before) if before else placed([], 0), fresh.planned.samples
+    now = placed(samples.tables(), len(samples))
+    return _difference(before, after, (was, now), fresh.planned.waiting)
 
 
 def of_snapshots(lake: Lake, before: int, after: int) -> Changes:

@@ -21,8 +21,9 @@ from tarsia.builders.storage import open_store
 from tarsia.builders.voices import find
 from tarsia.manifests.decide import Corpus, choose, circle
 from tarsia.manifests.select import Rows
+from tarsia.pipelines.corpora import Corpora
 from tarsia.pipelines.overtake import is_overtaken
-from tarsia.pipelines.plan import chosen_stages, load
+from tarsia.pipelines.plan import chosen_stages
 from tarsia.pipelines.pool import Pool as Workers
 from tarsia.pipelines.progress import Progress
 from tarsia.pipelines.sidecars import write_sidecars
@@ -45,7 +46,9 @@ class Job:
         self.snapshot = lake.snapshot()
         wanted = {name: recipe.stages[name] for name in chosen_stages(recipe, only) if recipe.stages[name].listens}
         part = recipe.model_copy(update={"stages": wanted})
-        corpora = load(self.snapshot, lake, part, workers, voices=pool.name, quiet=quiet) if wanted else []
+        corpora = (
+            Corpora(self.snapshot, lake, part, workers, voices=pool.name, quiet=quiet).to_speak() if wanted else []
+        )
         self.parts = parts_of(pool)
         self.told = {corpus.state.corpus.name: Told(corpus, pool.name, self.parts) for corpus in corpora}
         self.walks = [

@@ -1,115 +1,30 @@
 """`tarsia plan`: every stage of a recipe as a manifest, from the tables of the newest snapshot.
 
-Costs are counted shard by shard, in parallel, and kept under `costs/` by the digest of the recipe's settings, so that a
-second plan counts only what is new. The tables of a manifest are stored first, the manifest last.
+The tables of a manifest are stored first, the manifest last.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
-from tarsia.builders.storage import open_store
-from tarsia.builders.tables import get_table, get_tables, put_table, put_tables
-from tarsia.manifests.costs import COSTS, count, settings_digest, words_of
-from tarsia.manifests.decide import SAID, SAMPLES_OF, VERDICTS_OF, Corpus, refuse_unknown
+from tarsia.builders.tables import get_table, put_table, put_tables
+from tarsia.manifests.costs import words_of
+from tarsia.manifests.decide import Corpus
 from tarsia.manifests.plan import PROMPTS, Planned, plan
 from tarsia.manifests.repair import Parent
 from tarsia.manifests.stream import load_manifest, manifest_digest
-from tarsia.pipelines.pool import Pool, finish
-from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.corpora import Corpora
+from tarsia.pipelines.pool import Pool
 from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
-from tarsia.schemas.lake import CorpusState, Snapshot
+from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.manifest import SAMPLES, Manifest, Repaired, stage_path
-from tarsia.schemas.recipe import Context, Recipe, Stage
-from tarsia.schemas.shard import INDEX, TEXT, Shard, Stored
-
-
-@dataclass(frozen=True)
-class Count:
-    """Counts what the samples of one shard cost."""
-
-    lake: str
-    corpus: str
-    shard: Shard
-    context: Context
-
-    @property
-    def record(self) -> str:
-        """Under the settings and the name of the shard."""
-        name = self.shard.tar.path.rsplit("/", 1)[1].removesuffix(".tar")
-        return f"commits/costs/{settings_digest(self.context)}/{self.corpus}/{name}.json"
-
-    def run(self) -> Any:
-        """Where the costs are stored."""
-        store = open_store(self.lake)
-        index, text = get_table(store, self.shard.index), get_table(store, self.shard.text)
-        costs = count(index.cast(INDEX), text.cast(TEXT), self.context)
-        name = self.record.removeprefix("commits/").removesuffix(".json")
-        return put_table(store, name, costs).model_dump(mode="json")
-
-
-def load(
-    snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
-) -> list[Corpus]:
-    """The tables of every corpus that a stage of the recipe asks for, costs counted where they were not yet."""
-    return [tables(SAID) for _, tables in corpora_of(snapshot, lake, recipe, pool, voices=voices, quiet=quiet)]
-
-
-def corpora_of(
-    snapshot: Snapshot, lake: Lake, recipe: Recipe, pool: Pool, *, voices: str | None, quiet: bool
-) -> list[tuple[CorpusState, Callable[[pa.Schema], Corpus]]]:
-    """Every corpus that a stage of the recipe asks for, with what reads its tables; costs are counted at once."""
-    refuse_unknown(recipe, snapshot)
-    stages = recipe.stages.values()
-    states = [state for state in snapshot.corpora if any(stage.wants(state.corpus) for stage in stages)]
-    tasks = [Count(lake.url, state.corpus.name, shard, recipe.context) for state in states for shard in state.shards]
-    costs = iter(finish(tasks, pool, Progress("count", "shards", quiet=quiet)))
-    counted = [[next(costs) for _ in state.shards] for state in states]
-    return [
-        (state, partial(_corpus, state, lake, mine, snapshot, voices))
-        for state, mine in zip(states, counted, strict=True)
-    ]
-
-
-def _corpus(
-    state: CorpusState, lake: Lake, costs: Sequence[Any], snapshot: Snapshot, voices: str | None, said: pa.Schema
-) -> Corpus:
-    store = lake.store
-    sidecars = snapshot.sidecars(voices, state.corpus.name) if voices else None
-    speech = get_tables(store, (shard.index for shard in sidecars.shards), said, said.names) if sidecars else None
-    return Corpus(
-        state,
-        get_tables(store, (shard.index for shard in state.shards), SAMPLES_OF, SAMPLES_OF.names),
-        _numbers(shard.samples for shard in state.shards),
-        _aligned(get_tables(store, (Stored.model_validate(stored) for stored in costs), COSTS, COSTS.names[1:])),
-        sidecars,
-        speech,
-        _numbers(shard.samples for shard in sidecars.shards) if sidecars else np.empty(0, np.int32),
-    )
-
-
-def _aligned(costs: pa.Table) -> pa.Table:
-    """The costs, the three lists of every sample in one place of memory: each has an entry a question."""
-    first = costs["read"].combine_chunks()
-    for name in ("heard", "speakable"):
-        mine = costs[name].combine_chunks()
-        if mine.offsets.equals(first.offsets):
-            shared = pa.ListArray.from_arrays(first.offsets, mine.values)
-            costs = costs.set_column(costs.column_names.index(name), costs.field(name), shared)
-    return costs
-
-
-def _numbers(sizes: Iterable[int]) -> Any:
-    counts = list(sizes)
-    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+from tarsia.schemas.recipe import Recipe
+from tarsia.schemas.shard import Stored
 
 
 def chosen_stages(recipe: Recipe, only: Sequence[str]) -> list[str]:
@@ -140,10 +55,12 @@ def make_plans(
     planned = stages_of(
         recipe, lake, pool, only=only, voices=voices, pending_as_text=pending_as_text, repair=repair, quiet=quiet
     )
-    return [
-        one.manifest if dry_run else _store(one.manifest, one.planned, lake, one.parent, replace=replace)
-        for one in planned
-    ]
+
+    def stored(one: Fresh) -> Manifest:
+        return one.manifest if dry_run else _store(one.manifest, one.planned, lake, one.parent, replace=replace)
+
+    manifests = {manifest.name: manifest for manifest in map(stored, planned)}  # each is let go before the next
+    return [manifests[name] for name in chosen_stages(recipe, only)]
 
 
 class Fresh(NamedTuple):
@@ -165,16 +82,15 @@ def stages_of(
     repair: bool = False,
     quiet: bool = False,
 ) -> Iterator[Fresh]:
-    """Plans the stages one after the other, and stores nothing but costs."""
+    """Plans the stages one after the other, those that share corpora together, and stores nothing but costs."""
     snapshot, names = lake.snapshot(), chosen_stages(recipe, only)
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     listens = any(stage.listens for stage in wanted.stages.values())
-    every = corpora_of(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
+    every = Corpora(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
     words = words_of(recipe.context)
     prompts = {name: system_tokens(words, name) for name in PROMPTS}
-    held = dict[str, Corpus]()
-    for number, name in enumerate(names):
-        corpora = _held(held, every, [recipe.stages[name] for name in names[number:]])
+
+    def one(name: str, corpora: list[Corpus]) -> Fresh:
         parent = _standing(lake, recipe.model, name, replace=False) if repair else None
         followed = Parent(parent.contexts, _samples(parent, lake)) if parent else None
         planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
@@ -182,22 +98,9 @@ def stages_of(
         fresh = _manifest(recipe, name, snapshot, planned, prompts, heard, {})
         if parent:
             fresh = _following(parent, fresh, planned, f"{lake.url}/{stage_path(recipe.model, name)}")
-        yield Fresh(fresh, planned, parent)
+        return Fresh(fresh, planned, parent)
 
-
-def _held(
-    held: dict[str, Corpus],
-    every: Sequence[tuple[CorpusState, Callable[[pa.Schema], Corpus]]],
-    stages: Sequence[Stage],
-) -> list[Corpus]:
-    """The corpora of the first of the stages to come, each read once; those that no stage needs any more are let go."""
-    for state, tables in every:
-        name = state.corpus.name
-        if not any(stage.wants(state.corpus) for stage in stages):
-            held.pop(name, None)
-        elif name not in held and stages[0].wants(state.corpus):
-            held[name] = tables(VERDICTS_OF)
-    return [held[state.corpus.name] for state, _ in every if stages[0].wants(state.corpus)]
+    return (one(name, corpora) for name, corpora in every.by_stage())
 
 
 def _samples(parent: Manifest, lake: Lake) -> pa.Table:

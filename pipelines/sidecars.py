@@ -152,7 +152,7 @@ def _unchanged(
     return shard if same else None
 
 
-_WHOSE = ("key", "draw", "record")
+_WHOSE = ("key", "record")
 
 
 def _task(corpus: Corpus, decisions: Decisions, leaf: Leaf, rows: Rows, pool: str, lake: Lake, folder: str) -> Sidecar:
@@ -163,7 +163,9 @@ def _task(corpus: Corpus, decisions: Decisions, leaf: Leaf, rows: Rows, pool: st
     of = as_schema(corpus.index.select(_WHOSE).take(whose), pa.schema([SPEECH.field(name) for name in _WHOSE]))
     table = pa.table(
         {
-            **{name: of[name] for name in _WHOSE},
+            "key": of["key"],
+            "draw": corpus.draws[decisions.rows[begin:end]],
+            "record": of["record"],
             "turn": decisions.turns[begin:end],
             **{name: verdicts[name] for name in VERDICTS.names},
         }

@@ -218,13 +218,25 @@ def leaves(draws: Draws, cap: int) -> Iterator[Leaf]:
         pending += [Leaf(name + "1", split, end), Leaf(name + "0", begin, split)]
 
 
+def span(leaf: str) -> tuple[int, int]:
+    """The first and the last draw of a leaf, by its name.
+
+    >>> [f"{draw:x}" for draw in span("b01")]
+    ['4000000000000000', '7fffffffffffffff']
+    """
+    depth = len(leaf) - 1
+    first = int(f"0{leaf[1:]}", 2) << 64 - depth
+    return first, first + (1 << 64 - depth) - 1
+
+
 def lies_in(draw: int, leaf: str) -> bool:
-    """Whether a draw falls into a leaf, by the leaf's name.
+    """Whether a draw falls into a leaf.
 
     >>> lies_in(2**63, "b1"), lies_in(1, "b1"), lies_in(1, "b")
     (True, False, True)
     """
-    return f"{draw:064b}".startswith(leaf[1:])
+    first, last = span(leaf)
+    return first <= draw <= last
 
 
 class Stored(Model):

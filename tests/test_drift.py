@@ -35,11 +35,11 @@ def corpus(name: str, count: int) -> Corpus:
     zeros, ones, keys = (
         np.zeros(count, np.int32),
         np.ones(count, np.int32),
-        packed(pa.array([f"{draw:032x}" for draw in draws.tolist()]), 16),
+        packed(pa.array([f"{draw:016x}" * 2 for draw in draws.tolist()]), 16),
     )
     lists = pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), pa.array(zeros))
     names = {"language": "en", "modality": "audio"}
-    index = {"key": keys, "draw": draws, "record": keys, "questions": ones, "offset": zeros.astype(np.int64)}
+    index = {"key": keys, "questions": ones, "offset": zeros.astype(np.int64)}
     index |= {"length": ones.astype(np.int64), "checksum": draws}
     index |= {field: pa.DictionaryArray.from_arrays(pa.array(zeros), [value]) for field, value in names.items()}
     costs = {"answers": length, "read": lists, "heard": lists, "speakable": lists, "tiles": zeros, "frames": zeros}

@@ -21,6 +21,7 @@ from lakes import (
 
 from tarsia.manifests.audit import audit
 from tarsia.manifests.stream import Stream
+from tarsia.pipelines.corpora import Corpora
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.errors import Corrupt, Drift, Pending
@@ -333,6 +334,25 @@ def test_two_lakes_that_were_filled_in_different_order_have_the_same_manifests(t
     one, two = (files(tmp_path / name / "lake/stages") for name in ("one", "two"))
     assert len(one) == 4
     assert one == two
+
+
+def test_stages_that_share_corpora_are_planned_one_after_the_other_and_told_as_the_recipe_has_them(tmp_path):
+    recordings(tmp_path, [1.0, 2.0])
+    lake = fill(tmp_path, {"sums": questions(9), "talk": (SPEECH, None), "tales": questions(5, first=20)})
+    sums = [{"kind": "qa", "corpus": "sums", "amount": "100%"}]
+    takes = {"a": sums, "b": {"asr": "100%"}, "c": {"qa": "50%"}}
+    page = recipe({name: {"take": take} for name, take in takes.items()})
+    with open_pool(1) as pool:
+        every = Corpora(lake.snapshot(), lake, page, pool, voices=None, quiet=True)
+        read = {name: {one.state.corpus.name: one for one in corpora} for name, corpora in every.by_stage()}
+    assert {name: list(corpora) for name, corpora in read.items()} == {
+        "a": ["sums"],
+        "c": ["sums", "tales"],
+        "b": ["talk"],
+    }
+    assert list(read) == ["a", "c", "b"]
+    assert read["a"]["sums"] is read["c"]["sums"]
+    assert [manifest.name for manifest in plan(lake, page)] == ["a", "b", "c"]
 
 
 def test_planning_again_changes_nothing(tmp_path):

@@ -150,3 +150,16 @@ def test_many_tables_become_one_that_says_how_long_it_is(tmp_path):
     with store.open(stored.path) as file, pq.ParquetFile(file) as written:
         groups = [written.metadata.row_group(number).num_rows for number in range(written.num_row_groups)]
     assert groups == [10, 10, 10]
+
+
+def test_what_is_hardly_ever_said_twice_has_no_dictionary():
+    read = pq.read_metadata(io.BytesIO(to_parquet(INDEX.empty_table()))).schema
+    rows = [
+        {"key": str(number), "corpus": "a", "images": [{"member": "0.jpg", "digest": str(number)}]}
+        for number in range(9)
+    ]
+    group = pq.read_metadata(io.BytesIO(to_parquet(pa.Table.from_pylist(rows, INDEX)))).row_group(0)
+    columns = [group.column(number) for number in range(len(read))]
+    named = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}
+    assert {"corpus", "images.list.element.member", "members.list.element.name"} <= named
+    assert not named & {"key", "draw", "record", "checksum", "images.list.element.digest"}
