@@ -22,6 +22,8 @@ from tarsia.manifests.ledger import (
     Keys,
     Ledger,
     draws_of,
+    equal,
+    joined,
     keys_of,
     names_of,
     there,
@@ -170,7 +172,7 @@ def _read(store: Store, manifest: Manifest, name: str, schema: pa.Schema, book: 
     def columns() -> Iterator[tuple[str, pa.Array]]:
         for field in schema:
             read = table.read(columns=[field.name], use_threads=False).column(0)
-            column = read.cast(field.type).combine_chunks()
+            column = joined(read if read.type == field.type else read.cast(field.type))
             if field.name not in _OPTIONAL:
                 missing = f"rows of '{name}' without {field.name}: {column.null_count}"
                 book.check(where, not column.null_count, missing)
@@ -244,7 +246,7 @@ def _placed(
         part = slice(begin, begin + _STEP)
         row = rows[part]
         same = (row != NOWHERE) & (homes[shards[part]] == claims[numbers[part]])
-        same &= (ledger.keys[row] == keys[part]).all(axis=1)
+        same &= equal(ledger.keys[row], keys[part])
         row[~same] = NOWHERE
         lying[part] = ~same | (ledger.lengths[row] != lengths[part]) | (ledger.checksums[row] != checksums[part])
     return rows, lying

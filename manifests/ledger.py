@@ -5,8 +5,8 @@ row is found among integers; everything else that it says of the sample is then 
 index says is held in 70 bytes a sample, names as numbers.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,44 +28,49 @@ Keys = npt.NDArray[np.uint64]  # (samples, 4): the 32 hex digits of each as they
 NOWHERE = -1  # the row of a sample that the ledger does not have
 
 _SOUND = ("audios.list.element.samples", "audios.list.element.rate")
-_COLUMNS = ("key", "draw", "language", "modality", "questions", "offset", "length", "checksum", *_SOUND)
+_NUMBERS = {"draw": np.uint64, "questions": np.int32, "offset": np.int64, "length": np.int64, "checksum": np.uint64}
+_COLUMNS = ("key", "language", "modality", *_NUMBERS, *_SOUND)
+_KINDS = {**_NUMBERS, "manner": np.uint16, "seconds": np.float64}
 
 
 class Ledger:
     """The samples of some shards by their row; those of a corpus are in the order of its shards."""
 
-    def __init__(self, store: Store, shards: Iterable[tuple[str, Shard]]) -> None:
+    def __init__(self, store: Store, shards: Sequence[tuple[str, Shard]]) -> None:
         self._store = store
         self._numbers: dict[Stored, int] = {}
         self._broken: dict[Stored, TarsiaError] = {}
         self.manners: list[tuple[str | None, str | None]] = []  # language and modality by their number
         self.corpora: list[str] = []  # of each shard
         self.shards: list[Shard] = []
-        pieces = list[_Piece]()
+        self._columns = {name: np.empty(0, kind) for name, kind in _KINDS.items()}
+        self._columns["keys"] = np.empty((0, 4), np.uint64)
+        self._grow(sum(shard.samples for _, shard in shards))
+        begins = [0]
         for corpus, shard in shards:
             if shard.index in self._numbers or shard.index in self._broken:
                 continue
             try:
-                pieces.append(self._piece(get_table(store, shard.index, _COLUMNS, verify=True)))
+                table = get_table(store, shard.index, _COLUMNS, verify=True)
             except TarsiaError as error:
                 self._broken[shard.index] = error
-            else:
-                self._numbers[shard.index] = len(self.corpora)
-                self.corpora.append(corpus)
-                self.shards.append(shard)
-        self.begins = np.cumsum([0, *(len(piece.draws) for piece in pieces)])
-        empty = self._piece(pa.table({name: pa.array([], kind) for name, kind in _EMPTY.items()}))
-        columns = zip(*pieces, empty, strict=True)
-        del pieces
-        keys, draws, manner, questions, offsets, lengths, checksums, seconds = map(np.concatenate, columns)
-        self.keys: Keys = keys
-        self.draws: Draws = draws
-        self.manner: Array = manner
-        self.questions: Array = questions
-        self.lengths: Int64s = lengths  # 0 where the sample was taken down
-        self.checksums: Array = checksums
-        self.seconds: npt.NDArray[np.float64] = seconds  # of its own audio
-        self._place(offsets)
+                continue
+            self._numbers[shard.index] = len(self.shards)
+            self.corpora.append(corpus)
+            self.shards.append(shard)
+            begins.append(begins[-1] + len(table))
+            self._take(table, begins[-2], begins[-1])
+        self.begins = np.array(begins)
+        columns = {name: column[: begins[-1]] for name, column in self._columns.items()}
+        del self._columns
+        self.keys: Keys = columns["keys"]
+        self.draws: Draws = columns["draw"]
+        self.manner: Array = columns["manner"]
+        self.questions: Array = columns["questions"]
+        self.lengths: Int64s = columns["length"]  # 0 where the sample was taken down
+        self.checksums: Array = columns["checksum"]
+        self.seconds: npt.NDArray[np.float64] = columns["seconds"]  # of its own audio
+        self._place(columns["offset"])
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -103,7 +108,7 @@ class Ledger:
         while len(waiting):  # for more than one turn only where two draws are the same
             waiting = waiting[at[waiting] < len(rows)]
             waiting = waiting[mine[at[waiting]] == draws[waiting]]
-            same = (self.keys[rows[at[waiting]]] == keys[waiting]).all(axis=1)
+            same = equal(self.keys[rows[at[waiting]]], keys[waiting])
             found[waiting[same]] = rows[at[waiting[same]]]
             waiting = waiting[~same]
             at[waiting] += 1
@@ -128,22 +133,25 @@ class Ledger:
             order = np.argsort(self._addresses, kind="stable")
             self._standing, self._addresses = self._standing[order], self._addresses[order]
 
-    def _piece(self, table: pa.Table) -> "_Piece":
-        table = table.combine_chunks()
-        columns = {name: _whole(table[name]) for name in table.column_names}
-        numbers = {name: values_of(columns[name]) for name in ("draw", "questions", "offset", "length", "checksum")}
+    def _grow(self, rows: int) -> None:
+        """Makes room for so many rows, as many as the shards should have; zeros that nobody writes take none."""
+        for name, column in self._columns.items():
+            self._columns[name] = np.zeros((rows, *column.shape[1:]), column.dtype)
+            self._columns[name][: len(column)] = column
+
+    def _take(self, table: pa.Table, begin: int, end: int) -> None:
+        """Writes an index into the rows from `begin` on."""
+        if end > len(self._columns["draw"]):
+            self._grow(2 * end)
+        columns = {name: joined(table[name]) for name in table.column_names}
+        for name in _NUMBERS:
+            self._columns[name][begin:end] = values_of(columns[name])
+        self._columns["keys"][begin:end] = keys_of(columns["key"])
         languages, modalities = (names_of(columns[name]) for name in ("language", "modality"))
         known = np.array([[self._manner(one, two) for two in modalities[1]] for one in languages[1]], np.uint16)
-        return _Piece(
-            keys_of(columns["key"]),
-            numbers["draw"],
-            known[languages[0], modalities[0]],
-            numbers["questions"],
-            numbers["offset"],
-            numbers["length"],
-            numbers["checksum"],
-            _seconds(columns["audios"]),
-        )
+        self._columns["manner"][begin:end] = known[languages[0], modalities[0]]
+        if len(columns["audios"].flatten()):
+            self._columns["seconds"][begin:end] = _seconds(columns["audios"])
 
     def _manner(self, language: str | None, modality: str | None) -> int:
         if (language, modality) not in self.manners:
@@ -151,31 +159,9 @@ class Ledger:
         return self.manners.index((language, modality))
 
 
-class _Piece(NamedTuple):
-    """The columns of one index."""
-
-    keys: Keys
-    draws: Draws
-    manner: Array
-    questions: Array
-    offsets: Int64s
-    lengths: Int64s
-    checksums: Array
-    seconds: npt.NDArray[np.float64]
-
-
-_EMPTY = {
-    "key": pa.string(), "draw": pa.uint64(), "language": pa.string(), "modality": pa.string(), "questions": pa.int32(),
-    "offset": pa.int64(), "length": pa.int64(), "checksum": pa.uint64(),
-    "audios": pa.list_(pa.struct([("samples", pa.int64()), ("rate", pa.int32())])),
-}  # fmt: skip
-
-
 def _seconds(audios: pa.ListArray) -> npt.NDArray[np.float64]:
     """The seconds of audio in each sample."""
     parts = audios.flatten()
-    if not len(parts):
-        return np.zeros(len(audios))
     lengths = pc.divide(pc.struct_field(parts, "samples").cast(pa.float64()), pc.struct_field(parts, "rate"))
     return np.bincount(values_of(pc.list_parent_indices(audios)), values_of(lengths), len(audios))
 
@@ -183,13 +169,14 @@ def _seconds(audios: pa.ListArray) -> npt.NDArray[np.float64]:
 # --- columns as arrays ----------------------------------------------------------------------------------------------
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, which it mostly is already."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def values_of(array: pa.Array, missing: int = -1) -> Array:
     """Numbers as numpy has them; `missing`, or what it is without a sign, where there is none."""
-    kind = np.dtype(array.type.to_pandas_dtype())
+    kind = np.dtype(str(array.type))  # (`to_pandas_dtype` would import pandas, a CPU-second)
     if not len(array):
         return np.empty(0, kind)
     found = np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]
@@ -222,6 +209,12 @@ def keys_of(array: pa.StringArray) -> Keys:
         data = b"".join(key if len(key) == 32 else bytes(32) for key in plain)
         return np.frombuffer(data, np.uint64).reshape(-1, 4)
     return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]].view(np.uint64).reshape(-1, 4)
+
+
+def equal(some: Keys, others: Keys) -> Bools:
+    """Which keys of two columns are the same."""
+    same: Bools = (some == others).view(np.uint32).ravel() == 0x01010101
+    return same
 
 
 _DIGITS = np.zeros(256, np.uint64)

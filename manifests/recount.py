@@ -227,6 +227,8 @@ def _check_unplaced(stage: Claimed, heard: Heard, rooms: list[int]) -> None:
     chosen, pack, ledger = stage.chosen, stage.manifest.stage.pack, stage.ledger
     others = np.arange(chosen.placed, len(chosen))
     others = others[chosen.rows[others] != NOWHERE]  # those that the lake has; the rest is noted elsewhere
+    if not len(others):
+        return
     columns = {
         "number": others,
         "tokens": chosen.tokens[others],

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed, Some
-from tarsia.manifests.ledger import NOWHERE, Array, Bools, Int64s, Ledger, keys_of, values_of
+from tarsia.manifests.ledger import NOWHERE, Array, Bools, Int64s, Ledger, joined, keys_of, values_of
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.sample import Kind
@@ -99,8 +99,7 @@ def read_verdicts(store: Store, source: Snapshot, ledger: Ledger) -> Verdicts:
             number = pa.array(np.full(len(table), len(tars), np.int32))
             parts.append(table.append_column("tar", number))
             tars.append(shard.tar.path)
-            columns = table.combine_chunks()
-            rows.append(ledger.find(known, values_of(columns["draw"].chunk(0)), keys_of(columns["key"].chunk(0))))
+            rows.append(ledger.find(known, values_of(joined(table["draw"])), keys_of(joined(table["key"]))))
     return _entries(store, ledger, pa.concat_tables(parts), np.concatenate(rows), tars) if parts else _NOTHING
 
 
@@ -142,8 +141,8 @@ def _fresh(store: Store, ledger: Ledger, rows: Int64s, records: pa.Array) -> Boo
         if begin < end:
             now = get_table(store, ledger.shards[shard].index, ("record",))["record"]
             of_rows = now.take(pa.array(rows[begin:end] - ledger.begins[shard])).combine_chunks()
-            equal = pc.equal(of_rows, records.slice(begin, end - begin)).cast(pa.int8())
-            same[begin:end] = values_of(equal, missing=0) == 1
+            agree = pc.equal(of_rows, records.slice(begin, end - begin)).cast(pa.int8())
+            same[begin:end] = values_of(agree, missing=0) == 1
     return same
 
 
@@ -230,8 +229,8 @@ def check_speech(stage: Claimed, verdicts: Verdicts, heard: Heard) -> None:
         book.equal(f"{stage.where} {ask.corpus}", "questions to be heard", ask.spoken, quota)
     placed = heard.at < chosen.placed
     due, said = _questions(heard.at[placed], heard.turns[placed]), _questions(*stage.heard)
-    unlike = np.concatenate([np.setdiff1d(said, due), np.setdiff1d(due, said)])
-    fewer = len(np.setdiff1d(said, due))
+    needless = _without(said, due)
+    unlike, fewer = np.concatenate([needless, _without(due, said)]), len(needless)
     book.none(
         stage.where,
         "questions heard that are not the first accepted, or the reverse",
@@ -248,13 +247,21 @@ def check_speech(stage: Claimed, verdicts: Verdicts, heard: Heard) -> None:
 
 
 def _questions(at: Int64s, turns: Array) -> Int64s:
-    """One number a question."""
-    return at << 32 | turns.astype(np.uint32)
+    """One number a question, ascending."""
+    return np.sort(at << 32 | turns.astype(np.uint32))
+
+
+def _without(some: Int64s, others: Int64s) -> Int64s:
+    """Those of some numbers that are not among others, both ascending."""
+    if not len(others):
+        return some
+    met = np.minimum(np.searchsorted(others, some), len(others) - 1)
+    return some[others[met] != some]
 
 
 def _check_sidecars(stage: Claimed, verdicts: Verdicts) -> None:
     """The speech of a sample that is heard lies where the sidecar has it; another has none."""
-    heard = np.unique(stage.heard.at)
+    heard = stage.heard.at[np.diff(stage.heard.at, prepend=-1) > 0]
     entries = verdicts.entries(stage.chosen.rows[heard])
     tars = {stored.path: number for number, stored in enumerate(stage.manifest.shards)}
     numbers = np.array([*(tars.get(path, -2) for path in verdicts.tars), -2])
@@ -270,7 +277,7 @@ def _check_sidecars(stage: Claimed, verdicts: Verdicts) -> None:
     needless = [_NONE]
     for name, values in true.items():
         wrong[has] |= ~_is(stage.speech[name], heard[has], values)
-        needless.append(np.setdiff1d(stage.speech[name].at, heard))
+        needless.append(_without(stage.speech[name].at, heard))
     strange = np.concatenate([heard[wrong], *needless])
     stage.book.none(stage.where, "samples whose speech lies elsewhere", strange >= 0,
                     lambda at: stage.key(int(strange[at])))  # fmt: skip
