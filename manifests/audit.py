@@ -11,18 +11,18 @@ is a finding too: the audit always ends with a report.
 """
 
 from binascii import hexlify
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-import pyarrow.compute as pc
 
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import get_table, get_tables
-from tarsia.manifests.claimed import Claimed, claimed
+from tarsia.builders.tables import get_table
+from tarsia.manifests.claimed import Claimed, Desk, claimed
 from tarsia.manifests.findings import Audit, Book, Finding
-from tarsia.manifests.ledger import Array, Keys, Ledger, keys_of
+from tarsia.manifests.ledger import Array, Keys, Ledger, joined, keys_of, steps
 from tarsia.manifests.recount import (
     check_contexts,
     check_counts,
@@ -36,10 +36,11 @@ from tarsia.manifests.rehear import Heard, check_speech, hear, read_verdicts
 from tarsia.manifests.reread import Claim, reread
 from tarsia.manifests.reread_packs import reread_packs
 from tarsia.manifests.reselect import Admitted, Scope, admitted, check_selection, scopes, takes_of_groups
+from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import SAMPLES, Manifest
 from tarsia.schemas.recipe import Recipe
-from tarsia.schemas.shard import QUARANTINE, TOMBSTONES, Shard
+from tarsia.schemas.shard import Shard
 
 __all__ = ["Audit", "Finding", "audit"]
 
@@ -53,8 +54,7 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
     snapshots = _snapshots(lake, book)
     parts = [_planned_from(manifest, snapshots) for manifest in manifests]
     known = [*snapshots[:1], *filter(None, parts)]
-    listed = ((state.corpus.name, shard) for one in known for state in one.corpora for shard in state.shards)
-    ledger = Ledger(lake.store, list(dict.fromkeys(listed)))
+    ledger, desk = Ledger(lake.store, [state for one in known for state in one.corpora]), Desk()
     for state in snapshots[0].corpora if snapshots else ():
         with book.reading(f"corpus {state.corpus.name}"):
             _check_conservation(lake.store, ledger, state, book)
@@ -66,7 +66,7 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
             for name in lost:
                 book.check(where, False, f"the manifest has no table '{name}'")
             if source is not None and not lost:
-                stage = claimed(lake.store, manifest, source, ledger, book)
+                stage = claimed(lake.store, manifest, source, ledger, book, desk)
                 claim = _recount(stage, lake.store, recipe, chosen)
                 if deep:
                     claims.append(claim())
@@ -161,71 +161,92 @@ def _check_nesting(chosen: Mapping[Scope, Sequence[tuple[str, Array]]], ledger: 
 
 def _check_conservation(store: Store, ledger: Ledger, state: CorpusState, book: Book) -> None:
     """Every record that was read is a sample or a row in quarantine, once, counted in the stored tables."""
-    where, rows = f"corpus {state.corpus.name}", ledger.rows(state)
-    for shard in state.shards:
-        _check_shard(where, ledger, shard, book)
-    draws, keys = ledger.draws[rows], ledger.keys[rows]
+    where, run = f"corpus {state.corpus.name}", ledger.run(state)
+    for number, shard in zip(run.shards, state.shards, strict=True):
+        _check_shard(where, ledger, number, shard, book)
+    draws, keys, lengths = (column[run.rows] for column in (ledger.draws, ledger.keys, ledger.lengths))
     book.equal(where, "samples out of draw order", 0, int((draws[1:] < draws[:-1]).sum()))
-    spelt = np.frombuffer(hexlify(draws.astype(">u8")), np.uint64).reshape(-1, 2)
-    book.equal(where, "keys without their draw", 0, int((keys[:, :2] != spelt).view(np.uint16).astype(np.bool_).sum()))
-    quarantine = get_tables(store, [state.quarantine] if state.quarantine else [], QUARANTINE, ["key", "code"])
-    taken = get_tables(store, [state.tombstones] if state.tombstones else [], TOMBSTONES, ["key", "sample"])
-    origins = [np.empty((0, 4), np.uint64)]
-    for stored in state.origins:
-        column = get_table(store, stored, ("key",), verify=True)["key"]
-        origins += [keys_of(chunk) for chunk in column.chunks]
-    records = np.concatenate(origins)
-    codes = {one["values"]: one["counts"] for one in pc.value_counts(quarantine["code"]).to_pylist()}
-    book.equal(where, "quarantined", state.quarantined, dict(sorted(codes.items())))
-    standing = keys[ledger.lengths[rows] > 0]
-    gone = int(pc.sum(taken["sample"]).as_py() or 0)
-    book.equal(where, "taken down", state.taken_down, len(taken))
-    book.equal(where, "records read", state.records, len(records) + len(taken))
-    ended = len(rows) - gone + len(quarantine) + len(taken)
+    book.equal(where, "keys without their draw", 0, _without_draw(keys, draws))
+    codes, refused = Counter[str | None](), [np.empty((0, 4), np.uint64)]
+    if state.quarantine:
+        table = get_table(store, state.quarantine, ("key", "code"), verify=True)
+        codes.update(table["code"].to_pylist())
+        refused.append(keys_of(joined(table["key"])))
+    stones, buried = list[str | None](), 0
+    if state.tombstones:
+        table = get_table(store, state.tombstones, ("key", "sample"), verify=True)
+        buried = len(table)
+        stones = [key for key, sample in zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True) if sample]
+    records = [keys_of(joined(get_table(store, stored, ("key",), verify=True)["key"])) for stored in state.origins]
+    book.equal(where, "quarantined", state.quarantined, dict(codes))
+    book.equal(where, "taken down", state.taken_down, buried)
+    book.equal(where, "records read", state.records, sum(map(len, records)) + buried)
+    ended = len(run) - len(stones) + codes.total() + buried
     book.equal(where, "records = samples + quarantined + taken down", state.records, ended)
-    _check_ends(where, records, standing, keys_of(quarantine["key"].combine_chunks()), book)
-    silent, buried = keys[ledger.lengths[rows] <= 0], keys_of(taken["key"].combine_chunks())
-    stones = buried[np.array(taken["sample"].to_pylist(), np.bool_)]
+    samples = keys if (lengths > 0).all() else keys[lengths > 0]
+    _check_ends(where, records, samples, np.concatenate(refused), book)
+    silent = [ledger.key(run.begin + row) for row in np.flatnonzero(lengths <= 0).tolist()]
     name = "samples taken down that have no tombstone, or the reverse"
-    book.equal(where, name, 0, len(np.setxor1d(_texts(silent), _texts(stones))))
+    book.equal(where, name, 0, len({*silent} ^ {*stones}))
 
 
-def _check_shard(where: str, ledger: Ledger, shard: Shard, book: Book) -> None:
+def _check_shard(where: str, ledger: Ledger, number: int, shard: Shard, book: Book) -> None:
     """The figures of a shard, and the interval of the circle that it is named after."""
-    begin, end = ledger.begins[ledger.number(shard) :][:2]
-    stands = ledger.lengths[begin:end] > 0
-    book.equal(where, f"samples of {shard.leaf}", shard.samples, int(end - begin))
+    begin, end = ledger.begins[number : number + 2]
+    stands, draws = ledger.lengths[begin:end] > 0, ledger.draws[begin:end]
+    book.equal(where, f"samples of {shard.leaf}", shard.samples, len(draws))
     book.equal(where, f"samples taken down of {shard.leaf}", shard.taken_down, int((~stands).sum()))
     questions = int(ledger.questions[begin:end][stands].sum())
     book.equal(where, f"questions of {shard.leaf}", shard.questions, questions)
-    draws = ledger.draws[begin:end]
     edges = (int(draws.min()), int(draws.max())) if len(draws) else ()
     bits = {f"{draw:064b}"[: len(shard.leaf) - 1] for draw in edges}
     book.equal(where, f"bits that the draws of {shard.leaf} begin with", {shard.leaf[1:]}, bits)
 
 
-def _check_ends(where: str, records: Keys, samples: Keys, refused: Keys, book: Book) -> None:
+def _without_draw(keys: Keys, draws: Draws) -> int:
+    """How many keys do not begin with their draw."""
+    wrong = 0
+    for part in steps(len(keys)):
+        digits = np.frombuffer(hexlify(draws[part].astype(">u8")), np.uint64).reshape(-1, 2)
+        wrong += int(np.count_nonzero((keys[part, :2] != digits).view(np.uint16)))
+    return wrong
+
+
+def _check_ends(where: str, records: Sequence[Keys], samples: Keys, refused: Keys, book: Book) -> None:
     """Every record ended once: as a sample, or in quarantine."""
-    ended = np.concatenate([samples, refused])
-    known, came = (_sorted(keys) for keys in (records, ended))
-    wrong = {
-        "records with the same key": int((known[1:] == known[:-1]).sum()),
-        "records that are sample and quarantined": int((came[1:] == came[:-1]).sum()),
-        "records that came to nothing": 0,
-        "samples that no record is known of": 0,
-    }
-    if not np.array_equal(known, came):
-        wrong["records that came to nothing"] = len(np.setdiff1d(known, came))
-        wrong["samples that no record is known of"] = len(np.setdiff1d(came, known))
+    wrong = dict.fromkeys(
+        (
+            "records with the same key",
+            "records that are sample and quarantined",
+            "records that came to nothing",
+            "samples that no record is known of",
+        ),
+        0,
+    )
+    if len(refused) or not _one_by_one(records, samples):
+        known, came = (np.sort(_texts(np.concatenate(keys))) for keys in ((*records, samples[:0]), (samples, refused)))
+        for name, count in zip(wrong, (*map(_repeated, (known, came)), len(np.setdiff1d(known, came)),
+                                       len(np.setdiff1d(came, known))), strict=True):  # fmt: skip
+            wrong[name] = count
     for name, count in wrong.items():
         book.equal(where, name, 0, count)
 
 
+def _one_by_one(records: Sequence[Keys], samples: Keys) -> bool:
+    """Whether the records are the samples, in their order, none of them twice."""
+    begin = 0
+    for keys in records:
+        mine = samples[begin : begin + len(keys)]
+        texts = _texts(samples[max(0, begin - 1) : begin + len(keys)])
+        if not np.array_equal(mine, keys) or not (texts[1:] > texts[:-1]).all():
+            return False
+        begin += len(keys)
+    return begin == len(samples)
+
+
+def _repeated(texts: Array) -> int:
+    return int((texts[1:] == texts[:-1]).sum())
+
+
 def _texts(keys: Keys) -> Array:
     return keys.view("S32").ravel()
-
-
-def _sorted(keys: Keys) -> Array:
-    """Keys as texts, in order."""
-    texts = _texts(keys)
-    return texts if (texts[1:] >= texts[:-1]).all() else np.sort(texts)

@@ -5,8 +5,8 @@ row is found among integers; everything else that it says of the sample is then 
 index says is held in 70 bytes a sample, names as numbers.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from tarsia.builders.tables import get_table
 from tarsia.schemas.errors import TarsiaError
 from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState
-from tarsia.schemas.shard import Shard, Stored
+from tarsia.schemas.shard import Shard
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -27,42 +27,54 @@ Keys = npt.NDArray[np.uint64]  # (samples, 4): the 32 hex digits of each as they
 
 NOWHERE = -1  # the row of a sample that the ledger does not have
 
+STEP = 1 << 18  # rows that are looked at together: what is gathered for them stays near, and its memory is used again
+
 _SOUND = ("audios.list.element.samples", "audios.list.element.rate")
-_NUMBERS = {"draw": np.uint64, "questions": np.int32, "offset": np.int64, "length": np.int64, "checksum": np.uint64}
-_COLUMNS = ("key", "language", "modality", *_NUMBERS, *_SOUND)
-_KINDS = {**_NUMBERS, "manner": np.uint16, "seconds": np.float64}
+_NUMBERS = {"draw": np.uint64, "questions": np.int32, "length": np.int64, "checksum": np.uint64}
+_COLUMNS = ("key", "language", "modality", "offset", *_NUMBERS, *_SOUND)
+_KINDS = {**_NUMBERS, "address": np.int64, "manner": np.uint16, "seconds": np.float64}
+
+
+def steps(count: int) -> Iterator[slice]:
+    """So many rows, a step at a time."""
+    return (slice(begin, min(begin + STEP, count)) for begin in range(0, count, STEP))
+
+
+class Run(NamedTuple):
+    """The rows of one corpus, in the order of its shards, and the numbers of these shards."""
+
+    begin: int
+    end: int
+    shards: range
+
+    @property
+    def rows(self) -> slice:
+        """Its part of a column of the ledger."""
+        return slice(self.begin, self.end)
+
+    def __len__(self) -> int:
+        return self.end - self.begin
 
 
 class Ledger:
-    """The samples of some shards by their row; those of a corpus are in the order of its shards."""
+    """The samples of some corpora by their row, each corpus in one run; as it stands in two snapshots, it has two."""
 
-    def __init__(self, store: Store, shards: Sequence[tuple[str, Shard]]) -> None:
+    def __init__(self, store: Store, states: Sequence[CorpusState]) -> None:
         self._store = store
-        self._numbers: dict[Stored, int] = {}
-        self._broken: dict[Stored, TarsiaError] = {}
+        self._runs: dict[tuple[str, ...], Run | TarsiaError] = {}
         self.manners: list[tuple[str | None, str | None]] = []  # language and modality by their number
         self.corpora: list[str] = []  # of each shard
         self.shards: list[Shard] = []
-        self._columns = {name: np.empty(0, kind) for name, kind in _KINDS.items()}
+        self._columns: dict[str, Array] = {name: np.empty(0, kind) for name, kind in _KINDS.items()}
         self._columns["keys"] = np.empty((0, 4), np.uint64)
-        self._grow(sum(shard.samples for _, shard in shards))
-        begins = [0]
-        for corpus, shard in shards:
-            if shard.index in self._numbers or shard.index in self._broken:
-                continue
-            try:
-                table = get_table(store, shard.index, _COLUMNS, verify=True)
-            except TarsiaError as error:
-                self._broken[shard.index] = error
-                continue
-            self._numbers[shard.index] = len(self.shards)
-            self.corpora.append(corpus)
-            self.shards.append(shard)
-            begins.append(begins[-1] + len(table))
-            self._take(table, begins[-2], begins[-1])
-        self.begins = np.array(begins)
-        columns = {name: column[: begins[-1]] for name, column in self._columns.items()}
+        self._begins, self._starts = [0], [0]
+        apart = {_name(state): state for state in states}
+        self._grow(sum(shard.samples for state in apart.values() for shard in state.shards))
+        for name, state in apart.items():
+            self._runs[name] = self._read(state)
+        columns = {name: column[: self._begins[-1]] for name, column in self._columns.items()}
         del self._columns
+        self.begins, self.starts = np.array(self._begins), np.array(self._starts)  # of shards: rows, addresses
         self.keys: Keys = columns["keys"]
         self.draws: Draws = columns["draw"]
         self.manner: Array = columns["manner"]
@@ -70,46 +82,42 @@ class Ledger:
         self.lengths: Int64s = columns["length"]  # 0 where the sample was taken down
         self.checksums: Array = columns["checksum"]
         self.seconds: npt.NDArray[np.float64] = columns["seconds"]  # of its own audio
-        self._place(columns["offset"])
+        self._place(columns["address"])
 
     def __len__(self) -> int:
         return len(self.draws)
 
-    def number(self, shard: Shard) -> int:
-        """The number of a shard. Raises what was wrong with its index."""
-        if shard.index in self._broken:
-            raise self._broken[shard.index]
-        return self._numbers[shard.index]
-
-    def rows(self, state: CorpusState) -> Int64s:
-        """The rows of a corpus, in the order of its shards."""
-        numbers = [self.number(shard) for shard in state.shards]
-        runs = [np.arange(self.begins[number], self.begins[number + 1]) for number in numbers]
-        return np.concatenate([np.empty(0, np.int64), *runs])
+    def run(self, state: CorpusState) -> Run:
+        """The rows of a corpus. Raises what was wrong with one of its indexes."""
+        found = self._runs[_name(state)]
+        if isinstance(found, TarsiaError):
+            raise found
+        return found
 
     def at(self, shards: Array, offsets: Array) -> Int64s:
         """The rows of the samples that begin at some offsets of shards; `NOWHERE` where none does."""
-        known = (shards >= 0) & (offsets >= 0)
-        known &= offsets < self._spans[np.where(known, shards, 0)] if len(self._spans) else False
-        asked = np.where(known, self._starts[np.where(known, shards, 0)] + offsets, -1)
+        asked = np.where(shards < 0, -1, self.starts[shards] + offsets)
+        asked[(offsets < 0) | (asked >= self.starts[shards + 1])] = -1
         order = np.argsort(asked)  # in order, neighbours are searched for in the same place
         ordered = asked[order]
-        met = np.minimum(np.searchsorted(self._addresses, ordered), max(0, len(self._addresses) - 1))
-        rows = np.full(len(asked), NOWHERE)
-        if len(self._addresses):
-            rows[order] = np.where(self._addresses[met] == ordered, self._standing[met], NOWHERE)
+        met, rows = np.searchsorted(self._addresses, ordered), np.full(len(asked), NOWHERE)
+        if not len(self._addresses):
+            return rows
+        met[met == len(self._addresses)] = 0
+        found = self._addresses[met] == ordered
+        rows[order] = np.where(found, met if self._standing is None else self._standing[met], NOWHERE)
         return rows
 
-    def find(self, rows: Int64s, draws: Draws, keys: Keys) -> Int64s:
-        """Which of some rows, in draw order, have these keys; `NOWHERE` where none has."""
-        found, mine = np.full(len(keys), NOWHERE), self.draws[rows]
+    def find(self, run: Run, draws: Draws, keys: Keys) -> Int64s:
+        """Which rows of a corpus have these keys; `NOWHERE` where none has."""
+        found, mine = np.full(len(keys), NOWHERE), self.draws[run.rows]
         at = np.searchsorted(mine, draws)
         waiting = np.arange(len(keys))
         while len(waiting):  # for more than one turn only where two draws are the same
-            waiting = waiting[at[waiting] < len(rows)]
+            waiting = waiting[at[waiting] < len(mine)]
             waiting = waiting[mine[at[waiting]] == draws[waiting]]
-            same = equal(self.keys[rows[at[waiting]]], keys[waiting])
-            found[waiting[same]] = rows[at[waiting[same]]]
+            same = equal(self.keys[run.rows][at[waiting]], keys[waiting])
+            found[waiting[same]] = at[waiting[same]] + run.begin
             waiting = waiting[~same]
             at[waiting] += 1
         return found
@@ -118,20 +126,17 @@ class Ledger:
         """The key of a sample."""
         return self.keys[row].tobytes().decode("ascii", "replace")
 
-    def _place(self, offsets: Int64s) -> None:
-        """Lays the tars end to end, so that one number says where a sample begins."""
-        begins, ends = self.begins[:-1], self.begins[1:]
-        self._spans = np.ones(len(begins), np.int64)  # below which offsets of a shard may be
-        some = ends > begins
-        if some.any():
-            self._spans[some] += np.maximum(np.maximum.reduceat(offsets, begins[some]), 0)
-        self._starts = np.cumsum([0, *self._spans])[:-1]
-        addresses = offsets + np.repeat(self._starts, ends - begins)
-        self._standing: Array = np.flatnonzero(self.lengths > 0)
-        self._addresses: Int64s = addresses[self._standing]
-        if (self._addresses[1:] <= self._addresses[:-1]).any():  # never of a true index
-            order = np.argsort(self._addresses, kind="stable")
-            self._standing, self._addresses = self._standing[order], self._addresses[order]
+    def _read(self, state: CorpusState) -> Run | TarsiaError:
+        begin, first = self._begins[-1], len(self.shards)
+        for shard in state.shards:
+            try:
+                table = get_table(self._store, shard.index, _COLUMNS, verify=True)
+            except TarsiaError as error:
+                return error
+            self.shards.append(shard)
+            self.corpora.append(state.corpus.name)
+            self._take(table, self._begins[-1], self._begins[-1] + len(table))
+        return Run(begin, self._begins[-1], range(first, len(self.shards)))
 
     def _grow(self, rows: int) -> None:
         """Makes room for so many rows, as many as the shards should have; zeros that nobody writes take none."""
@@ -140,23 +145,44 @@ class Ledger:
             self._columns[name][: len(column)] = column
 
     def _take(self, table: pa.Table, begin: int, end: int) -> None:
-        """Writes an index into the rows from `begin` on."""
+        """Writes an index into the rows from `begin` on, and lays its tar behind those before it."""
         if end > len(self._columns["draw"]):
             self._grow(2 * end)
         columns = {name: joined(table[name]) for name in table.column_names}
         for name in _NUMBERS:
             self._columns[name][begin:end] = values_of(columns[name])
+        offsets = values_of(columns["offset"])
+        self._columns["address"][begin:end] = offsets + self._starts[-1]
         self._columns["keys"][begin:end] = keys_of(columns["key"])
         languages, modalities = (names_of(columns[name]) for name in ("language", "modality"))
         known = np.array([[self._manner(one, two) for two in modalities[1]] for one in languages[1]], np.uint16)
         self._columns["manner"][begin:end] = known[languages[0], modalities[0]]
         if len(columns["audios"].flatten()):
             self._columns["seconds"][begin:end] = _seconds(columns["audios"])
+        self._begins.append(end)
+        self._starts.append(self._starts[-1] + max(0, int(offsets.max(initial=0))) + 1)
+
+    def _place(self, addresses: Int64s) -> None:
+        """Where samples begin when tars lie end to end: one number for tar and offset, ascending."""
+        self._standing: Int64s | None = None  # the rows of the addresses, where these are not all
+        self._addresses = addresses
+        if not (self.lengths > 0).all():
+            self._standing = np.flatnonzero(self.lengths > 0)
+            self._addresses = addresses[self._standing]
+        if (self._addresses[1:] <= self._addresses[:-1]).any():  # never of a true index
+            order = np.argsort(self._addresses, kind="stable")
+            self._standing = order if self._standing is None else self._standing[order]
+            self._addresses = self._addresses[order]
 
     def _manner(self, language: str | None, modality: str | None) -> int:
         if (language, modality) not in self.manners:
             self.manners.append((language, modality))
         return self.manners.index((language, modality))
+
+
+def _name(state: CorpusState) -> tuple[str, ...]:
+    """What a corpus is known by: its name and its indexes."""
+    return state.corpus.name, *(shard.index.digest for shard in state.shards)
 
 
 def _seconds(audios: pa.ListArray) -> npt.NDArray[np.float64]:

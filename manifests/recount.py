@@ -4,6 +4,7 @@ Nothing passes for being absent: what a table leaves out is noted when it is rea
 true value equals.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import duckdb
@@ -15,7 +16,7 @@ from tarsia.builders.chat import PROMPTS, system_tokens
 from tarsia.builders.packing import lower_bound
 from tarsia.builders.tokens import tokenizer
 from tarsia.manifests.claimed import Claimed, Group
-from tarsia.manifests.ledger import NOWHERE, Array, Bools, Int64s
+from tarsia.manifests.ledger import NOWHERE, STEP, Array, Bools, Int64s, steps
 from tarsia.manifests.rehear import Heard
 from tarsia.schemas.lake import ORDER
 from tarsia.schemas.manifest import WINDOW
@@ -58,71 +59,94 @@ def check_header(stage: Claimed, recipe: Recipe | None) -> None:
 # --- contexts -------------------------------------------------------------------------------------------------------
 
 
-class _Runs:
-    """The samples of each context, to be summed up; contexts may be out of order, and samples of none."""
+_VIDEO, _IMAGE, _ALONE = 1, 2, 4
+_SEEN = ("text", "image", "video")
 
-    def __init__(self, contexts: Array, count: int) -> None:
-        inside = (contexts >= 0) & (contexts < count)
-        self.outside: Bools = ~inside
-        self._order: Any = slice(None)
-        if not inside.all() or (contexts[1:] < contexts[:-1]).any():  # never of a true manifest
-            places = np.flatnonzero(inside)
-            self._order = places[np.argsort(contexts[places], kind="stable")]
-        ordered = contexts[self._order]
-        self._begins = np.flatnonzero(np.diff(ordered, prepend=-1))
-        self._present, self._count = ordered[self._begins], count
-        self.sizes = np.zeros(count, np.int64)
-        self.sizes[self._present] = np.diff(self._begins, append=len(ordered))
 
-    def of(self, values: Array, reduce: np.ufunc = np.add) -> Array:
+class _Stretch:
+    """Some contexts next to each other, with their samples."""
+
+    def __init__(self, stage: Claimed, contexts: slice, rows: slice | Int64s) -> None:
+        self.stage, self.contexts, self.rows = stage, contexts, rows
+        self.of = stage.samples["context"][rows] - contexts.start
+        self._begins = np.flatnonzero(np.diff(self.of, prepend=-1))
+        self._present = self.of[self._begins]
+        self.sizes = np.zeros(contexts.stop - contexts.start, np.int64)
+        self.sizes[self._present] = np.diff(self._begins, append=len(self.of))
+
+    def said(self, name: str) -> Array:
+        """What the rows of the contexts say."""
+        return self.stage.contexts[name][self.contexts]
+
+    def brought(self, values: Array, reduce: np.ufunc = np.add) -> Array:
         """The values of each context's samples, brought together; 0 for a context without any."""
         kind = np.int64 if values.dtype.kind in "iu" and reduce is np.add else values.dtype
-        found = np.zeros(self._count, kind)
+        found = np.zeros(len(self.sizes), kind)
         if len(self._begins):
-            found[self._present] = reduce.reduceat(values[self._order], self._begins, dtype=kind)
+            found[self._present] = reduce.reduceat(values, self._begins, dtype=kind)
         return found
 
 
-_VIDEO, _IMAGE, _ALONE = 1, 2, 4
+def _stretches(stage: Claimed) -> Iterator[_Stretch]:
+    """All contexts, some at a time; samples may be out of order, and of no context, where a table was tampered with."""
+    contexts, count = stage.samples["context"], len(stage.contexts["context"])
+    ordered = all((contexts[part][1:] >= contexts[part][:-1]).all() for part in _overlapping(len(contexts)))
+    order = None if ordered else np.argsort(contexts, kind="stable")
+    sorted_ = contexts if order is None else contexts[order]
+    size = max(1, count * STEP // max(1, len(contexts)))
+    for begin in range(0, count, size):
+        end = min(begin + size, count)
+        low, high = np.searchsorted(sorted_, [begin, end]).tolist()
+        yield _Stretch(stage, slice(begin, end), slice(low, high) if order is None else order[low:high])
+
+
+def _overlapping(count: int) -> Iterator[slice]:
+    return (slice(max(0, part.start - 1), part.stop) for part in steps(count))
 
 
 def check_contexts(stage: Claimed) -> None:
     """Every context whole, within its budget, and what its row says; no sample meets a copy of itself."""
-    manifest, pack, said, samples = stage.manifest, stage.manifest.stage.pack, stage.contexts, stage.samples
-    count, chosen = len(said["context"]), stage.chosen
+    manifest, said, contexts = stage.manifest, stage.contexts, stage.samples["context"]
+    count, found = len(said["context"]), np.zeros(len(said["context"]), np.int64)
     stage.book.equal(stage.where, "contexts", manifest.contexts, count)
-    runs = _Runs(samples["context"], count)
-    stage.book.none(stage.where, "samples without a context", runs.outside,
-                    lambda number: (stage.key(number), int(samples["context"][number])))  # fmt: skip
-    traits = [_trait(group, pack) for group in stage.groups]
-    held = runs.of(stage.of_groups(np.array(traits or [0], np.uint8))[: chosen.placed], np.bitwise_or)
-    seen = np.where(held & _VIDEO, "video", np.where(held & _IMAGE, "image", "text"))
-    prompts = np.array([prompt or "" for prompt in stage.prompts])[said["prompt"]]
-    shared = manifest.context.prompt == "context"
-    costs = np.zeros(count, np.int64)
-    for name, cost in manifest.prompts.items():
-        costs[seen == name] = cost if shared else 0
-    tokens = runs.of(chosen.tokens[: chosen.placed])
-    sums = {name: runs.of(samples[name]) for name in ("tiles", "frames", "audio_tokens")}
-    wrong = prompts != (seen if shared else manifest.context.prompt)
-    wrong |= (said["samples"] != runs.sizes) | (said["tokens"] != tokens + costs)
-    for name, found in sums.items():
-        wrong |= said[name] != found
-    wrong |= ~(np.abs(said["seconds"] - runs.of(chosen.seconds[: chosen.placed])) <= _SLACK)
-    wrong |= said["first"] != np.cumsum(runs.sizes) - runs.sizes
-    wrong |= said["context"] != np.arange(count)
-    wrong |= ((held & _ALONE) > 0) & (runs.sizes > 1)
-    wrong |= said["tiles"].astype(np.int64) + said["frames"] > ((pack.tiles if pack else None) or _MOST)
-    wrong |= _over(stage, runs)
-    for numbers in (_out_of_place(stage), _met_twice(stage)):
-        wrong[numbers[(numbers >= 0) & (numbers < count)]] = True
+    stage.book.none(stage.where, "samples without a context", (contexts < 0) | (contexts >= count),
+                    lambda number: (stage.key(number), int(contexts[number])))  # fmt: skip
+    traits = np.array([_trait(group, manifest.stage.pack) for group in stage.groups] or [0], np.uint8)
+    wrong, first = np.zeros(count, np.bool_), 0
+    for stretch in _stretches(stage):
+        wrong[stretch.contexts] = _is_wrong(stretch, traits, first, found[stretch.contexts])
+        first += int(stretch.sizes.sum())
     stage.book.none(
         stage.where,
         "contexts that are not the sum of their samples, or differ from their row",
         wrong,
-        lambda at: ("context", at, "recorded", int(said["tokens"][at]), "its samples come to",
-                    int(tokens[at] + costs[at])),
-    )  # fmt: skip
+        lambda at: ("context", at, "recorded", int(said["tokens"][at]), "its samples come to", int(found[at])),
+    )
+
+
+def _is_wrong(stretch: _Stretch, traits: Array, first: int, found: Int64s) -> Bools:
+    """Which contexts are not what their rows say; writes the tokens that they come to."""
+    stage, rows, said, sizes = stretch.stage, stretch.rows, stretch.said, stretch.sizes
+    manifest, pack, chosen = stage.manifest, stage.manifest.stage.pack, stage.chosen
+    held = stretch.brought(traits[chosen.groups[rows]], np.bitwise_or)
+    seen = np.where(held & _VIDEO, 2, np.where(held & _IMAGE, 1, 0))
+    shared, prompts = manifest.context.prompt == "context", np.array(stage.prompts or [None], object)
+    costs = np.array([manifest.prompts[name] if shared else 0 for name in _SEEN])
+    named = np.array([prompts == (name if shared else manifest.context.prompt) for name in _SEEN])
+    found[:] = stretch.brought(chosen.tokens[rows]) + costs[seen]
+    wrong: Bools = ~named[seen, said("prompt")]
+    wrong |= (said("samples") != sizes) | (said("tokens") != found)
+    for name in ("tiles", "frames", "audio_tokens"):
+        wrong |= said(name) != stretch.brought(stage.samples[name][rows])
+    wrong |= ~(np.abs(said("seconds") - stretch.brought(chosen.seconds[rows])) <= _SLACK)
+    wrong |= said("first") != np.cumsum(sizes) - sizes + first
+    wrong |= said("context") != np.arange(stretch.contexts.start, stretch.contexts.stop)
+    wrong |= ((held & _ALONE) > 0) & (sizes > 1)
+    wrong |= said("tiles").astype(np.int64) + said("frames") > ((pack.tiles if pack else None) or _MOST)
+    wrong |= _over(stretch)
+    wrong[stretch.of[_out_of_place(stretch)]] = True
+    wrong[_met_twice(stretch)] = True
+    return wrong
 
 
 def _trait(group: Group, pack: Pack | None) -> int:
@@ -138,41 +162,34 @@ def is_alone(group: Group, pack: Pack | None) -> bool:
     return not {*media, group.kind}.isdisjoint(pack.alone)
 
 
-def _over(stage: Claimed, runs: _Runs) -> Bools:
+def _over(stretch: _Stretch) -> Bools:
     """Contexts beyond what the recipe lets one hold; of batches by seconds, each sample has a row of its own."""
-    said, pack, chosen = stage.contexts, stage.manifest.stage.pack, stage.chosen
-    budget, padded = stage.manifest.context.tokens, said["padded_seconds"]
+    said, chosen, manifest = stretch.said, stretch.stage.chosen, stretch.stage.manifest
+    budget, pack, padded = manifest.context.tokens, manifest.stage.pack, said("padded_seconds")
     if not (pack and pack.seconds):
-        over: Bools = (said["tokens"] > budget) | ~np.isnan(padded)
-        return over
-    over = runs.of(chosen.tokens[: chosen.placed], np.maximum) > budget
-    found = runs.of(chosen.seconds[: chosen.placed], np.maximum) * runs.sizes
-    over |= ~(np.abs(padded - found) <= _SLACK) | (found > pack.seconds + _SLACK) | (runs.sizes > pack.samples)
-    return over
+        return np.asarray((said("tokens") > budget) | ~np.isnan(padded))
+    over: Bools = stretch.brought(chosen.tokens[stretch.rows], np.maximum) > budget
+    lasting = stretch.brought(chosen.seconds[stretch.rows], np.maximum) * stretch.sizes
+    return over | ~(np.abs(padded - lasting) <= _SLACK) | (lasting > pack.seconds + _SLACK) \
+        | (stretch.sizes > pack.samples)
 
 
-def _out_of_place(stage: Claimed) -> Int64s:
-    """The contexts of samples whose slot is not their distance from the first sample of theirs."""
-    samples, said = stage.samples, stage.contexts
-    contexts, slots = samples["context"], samples["slot"]
-    here = (contexts >= 0) & (contexts < len(said["first"]))
-    if not here.all():
-        contexts = np.where(here, contexts, 0)
-    wrong = np.zeros(len(contexts), np.bool_)
-    if len(said["first"]):
-        wrong = np.arange(len(slots)) - slots != said["first"][contexts]
-        wrong |= (slots < 0) | (slots >= said["samples"][contexts])
-    return samples["context"][wrong & here]
+def _out_of_place(stretch: _Stretch) -> Bools:
+    """The samples whose slot is not their distance from the first sample of their context."""
+    slots, rows = stretch.stage.samples["slot"][stretch.rows], stretch.rows
+    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    wrong: Bools = numbers - slots != stretch.said("first")[stretch.of]
+    return wrong | (slots < 0) | (slots >= stretch.said("samples")[stretch.of])
 
 
-def _met_twice(stage: Claimed) -> Int64s:
+def _met_twice(stretch: _Stretch) -> Int64s:
     """The contexts that hold a sample and a copy of it."""
-    chosen = stage.chosen
-    rows = chosen.rows[: chosen.placed]
-    if not (chosen.copies[: chosen.placed] > 0).any():
+    chosen = stretch.stage.chosen
+    if not (chosen.copies[stretch.rows] != 0).any():
         return np.empty(0, np.int64)
-    pairs = np.sort(stage.samples["context"].astype(np.int64) << 32 | rows.astype(np.uint32))
-    return pairs[1:][(pairs[1:] == pairs[:-1]) & (pairs[1:].astype(np.uint32) != np.uint32(2**32 + NOWHERE))] >> 32
+    known = chosen.rows[stretch.rows] != NOWHERE
+    pairs = np.sort(stretch.of[known].astype(np.int64) << 32 | chosen.rows[stretch.rows][known])
+    return pairs[1:][pairs[1:] == pairs[:-1]] >> 32
 
 
 # --- samples --------------------------------------------------------------------------------------------------------
@@ -185,12 +202,14 @@ def check_samples(stage: Claimed) -> None:
     book.none(stage.where, "samples that do not lie where the lake's index has them", stage.lying,
               lambda number: _named(stage, number))  # fmt: skip
     kinds = {state.corpus.name: state.corpus.kind.value for state in stage.source.corpora}
-    of_kind = stage.of_groups([kinds.get(group.corpus or "") == group.kind for group in stage.groups] or [False])
-    manners = stage.of_groups([stage.number(group) for group in stage.groups] or [0])
-    wrong = ~of_kind | (chosen.rows == NOWHERE)
-    if len(ledger):
-        wrong |= (ledger.questions[chosen.rows] != chosen.questions) | (ledger.manner[chosen.rows] != manners)
-        wrong |= ~(chosen.seconds - ledger.seconds[chosen.rows] >= -_SLACK)
+    manners = np.array([stage.number(group) if kinds.get(group.corpus or "") == group.kind else -1
+                        for group in stage.groups] or [-1])  # fmt: skip
+    wrong = np.zeros(len(chosen), np.bool_)
+    for part in steps(len(chosen)):
+        rows, mine = chosen.rows[part], wrong[part]
+        mine[:] = (rows == NOWHERE) | (ledger.questions[rows] != chosen.questions[part])
+        mine |= ledger.manner[rows] != stage.of_groups(manners, part)
+        mine |= ~(chosen.seconds[part] - ledger.seconds[rows] >= -_SLACK)
     book.none(stage.where, "samples that are not what the lake's index says", wrong,
               lambda number: _named(stage, number))  # fmt: skip
 
@@ -268,14 +287,13 @@ def _check_bound(stage: Claimed, capacity: int, alone: list[bool]) -> None:
     pack, chosen, samples = manifest.stage.pack, stage.chosen, stage.samples
     book.equal(where, "padding", manifest.padding, None)
     costs = chosen.tokens[: chosen.placed]
-    together = ~stage.of_groups(alone or [False])[: chosen.placed] & (costs > 0) & (costs <= capacity)
-    costs, contexts = costs[together].astype(np.int32), samples["context"][together]
-    units = (samples["tiles"][together] + samples["frames"][together]).astype(np.int32) if pack and pack.tiles else None
+    together = ~stage.of_groups(np.array(alone), slice(0, chosen.placed)) & (costs > 0) & (costs <= capacity)
+    costs, contexts = costs[together], samples["context"][together]
+    units = samples["tiles"][together] + samples["frames"][together] if pack and pack.tiles else None
     bound, binding = lower_bound(costs, capacity, units, pack.tiles if pack else None)
     book.equal(where, "bound", manifest.bound, bound + chosen.placed - len(costs))
     book.equal(where, "binding", manifest.binding, binding)
-    inside = contexts[(contexts >= 0) & (contexts < len(stage.contexts["context"]))]
-    packs = int(np.count_nonzero(np.bincount(inside)))
+    packs = int(np.count_nonzero(contexts[1:] != contexts[:-1])) + 1 if len(contexts) else 0
     fullness = int(costs.sum(dtype=np.int64)) / (packs * capacity) if packs else 1.0
     book.equal(where, "fill", manifest.fill, fullness)
 
@@ -287,9 +305,10 @@ def _check_batches(stage: Claimed, budget: float, most: int) -> None:
     bound, binding = fewest(np.rint(lengths * 1e6).astype(np.int64), round(budget * 1e6), most)
     book.equal(where, "bound", manifest.bound, bound)
     book.equal(where, "binding", manifest.binding, binding)
-    runs = _Runs(stage.samples["context"], len(stage.contexts["context"]))
-    seconds, padded = float(lengths.sum()), float((runs.of(lengths, np.maximum) * runs.sizes).sum())
-    batches = int(np.count_nonzero(runs.sizes))
+    seconds, padded, batches = float(lengths.sum()), 0.0, 0
+    for stretch in _stretches(stage):
+        batches += int(np.count_nonzero(stretch.sizes))
+        padded += float((stretch.brought(lengths[stretch.rows], np.maximum) * stretch.sizes).sum())
     book.equal(where, "fill", manifest.fill, seconds / (batches * budget) if batches else 1.0)
     book.equal(where, "padding", manifest.padding, padded / seconds - 1 if seconds else 0.0)
 
@@ -320,27 +339,31 @@ def check_counts(stage: Claimed, heard: Heard) -> None:
 
 def _counted(stage: Claimed, heard: Heard) -> dict[Group, tuple[Any, ...]]:
     """The figures of each group."""
-    chosen = stage.chosen
-    parts = slice(0, chosen.placed), slice(chosen.placed, None)
+    chosen, size = stage.chosen, len(stage.groups)
+    placed, others = slice(0, chosen.placed), slice(chosen.placed, len(chosen))
 
     def sums(values: Array | None, part: slice) -> Array:
-        weights = None if values is None else values[part]
-        return np.bincount(chosen.groups[part], weights, len(stage.groups))
-
-    def said(which: Bools) -> Array:
-        return np.bincount(chosen.groups[heard.at[which]], minlength=len(stage.groups))
+        return sum_by(chosen.groups[part], None if values is None else values[part], size)
 
     columns = (None, chosen.questions, chosen.tokens, chosen.seconds)
-    placed, others = ([sums(values, part) for values in columns] for part in parts)
-    selected = [one + two for one, two in zip(placed, others, strict=True)]
-    spoken = said(np.ones(len(heard.at), np.bool_)), said(heard.at < chosen.placed)
-    refused = np.bincount(chosen.groups, heard.refusals, len(stage.groups)) if heard.refusals.any() else spoken[0] * 0
-    figures = np.stack([*selected, *placed, *spoken, refused]).T.tolist()
+    inside = [sums(values, placed) for values in columns]
+    selected = [one + sums(values, others) for one, values in zip(inside, columns, strict=True)]
+    spoken = [sum_by(chosen.groups[at], None, size) for at in (heard.at, heard.at[heard.at < chosen.placed])]
+    refused = sums(heard.refusals, slice(None)) if heard.refusals.any() else spoken[0] * 0
+    figures = np.stack([*selected, *inside, *spoken, refused]).T.tolist()
     whole = [name.endswith("seconds") for name in _FIGURES]
     return {
         group: tuple(value if exact else round(value) for value, exact in zip(row, whole, strict=True))
         for group, row in zip(stage.groups, figures, strict=True)
     }
+
+
+def sum_by(groups: Array, values: Array | None, size: int) -> Array:
+    """The sum of the values of each group, or how many it has."""
+    found = np.zeros(size)
+    for part in steps(len(groups)):
+        found += np.bincount(groups[part], None if values is None else values[part], size)
+    return found
 
 
 def check_deviation(stage: Claimed) -> None:
@@ -372,15 +395,17 @@ class _Shares(NamedTuple):
 def _furthest(stage: Claimed) -> _Shares | None:
     """How the tokens of each whole window, and of all contexts, are shared among the corpora."""
     chosen, windows = stage.chosen, stage.manifest.contexts // WINDOW
-    contexts, tokens = stage.samples["context"], chosen.tokens[: chosen.placed]
     corpora = sorted({group.corpus for group in stage.groups}, key=str)
-    of_corpus = stage.of_groups([corpora.index(group.corpus) for group in stage.groups] or [0])[: chosen.placed]
-    whole = np.bincount(of_corpus, tokens, len(corpora))
+    of_groups = np.array([corpora.index(group.corpus) for group in stage.groups], np.int64)
+    sums = np.zeros((max(0, windows) + 2, len(corpora)))  # a row before the first window, and one behind the last
+    for part in steps(chosen.placed):
+        numbers = np.clip(stage.samples["context"][part] // WINDOW, -1, windows) + 1
+        low, high = int(numbers.min()), int(numbers.max()) + 1
+        code = (numbers - low) * len(corpora) + stage.of_groups(of_groups, part)
+        some = np.bincount(code, chosen.tokens[part], (high - low) * len(corpora))
+        sums[low:high] += some.reshape(-1, len(corpora))
+    whole, sums = sums.sum(axis=0), sums[1:-1]
     if windows <= 0 or not whole.sum():
         return None
-    code = np.clip(contexts // WINDOW, -1, windows).astype(np.int64) + 1
-    code *= len(corpora)
-    code += of_corpus
-    sums = np.bincount(code, tokens, (windows + 2) * len(corpora)).reshape(-1, len(corpora))[1 : windows + 1]
     filled = sums.sum(axis=1, keepdims=True)
     return _Shares(corpora, sums / np.maximum(filled, 1), whole / whole.sum())

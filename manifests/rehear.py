@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed, Some
-from tarsia.manifests.ledger import NOWHERE, Array, Bools, Int64s, Ledger, joined, keys_of, values_of
+from tarsia.manifests.ledger import NOWHERE, Array, Bools, Int64s, Ledger, joined, keys_of, steps, values_of
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.sample import Kind
@@ -93,13 +93,14 @@ def read_verdicts(store: Store, source: Snapshot, ledger: Ledger) -> Verdicts:
     parts, rows, tars = list[pa.Table](), list[Int64s](), list[str]()
     for speech in source.speech:
         state = source.corpus(speech.corpus)
-        known = ledger.rows(state) if state else np.empty(0, np.int64)
+        if state is None:
+            continue
         for shard in speech.shards:
             table = get_table(store, shard.index, _COLUMNS, verify=True)
             number = pa.array(np.full(len(table), len(tars), np.int32))
             parts.append(table.append_column("tar", number))
             tars.append(shard.tar.path)
-            rows.append(ledger.find(known, values_of(joined(table["draw"])), keys_of(joined(table["key"]))))
+            rows.append(ledger.find(ledger.run(state), values_of(joined(table["draw"])), keys_of(joined(table["key"]))))
     return _entries(store, ledger, pa.concat_tables(parts), np.concatenate(rows), tars) if parts else _NOTHING
 
 
@@ -173,9 +174,10 @@ def hear(stage: Claimed, verdicts: Verdicts, takes: Array) -> Heard:
 
 def _wanted(stage: Claimed) -> Bools:
     kinds = {state.corpus.name: state.corpus.kind for state in stage.source.corpora}
-    made_of = [kinds.get(group.corpus or "") in (Kind.TTS, Kind.NOISE) for group in stage.groups]
-    wanted = stage.of_groups(made_of or [False]) & (stage.chosen.rows != NOWHERE)
-    if wanted.any():
+    made_of = np.array([kinds.get(group.corpus or "") in (Kind.TTS, Kind.NOISE) for group in stage.groups])
+    wanted = np.zeros(len(stage.chosen), np.bool_)
+    if made_of.any():
+        wanted = stage.of_groups(made_of) & (stage.chosen.rows != NOWHERE)
         rows = stage.chosen.rows[wanted]
         text = np.array([modality == "text" for _, modality in stage.ledger.manners])
         wanted[wanted] = text[stage.ledger.manner[rows]] & (stage.ledger.lengths[rows] > 0)
@@ -185,10 +187,12 @@ def _wanted(stage: Claimed) -> Bools:
 def _quotas(stage: Claimed, takes: Array, wanted: Bools) -> dict[tuple[str, int], int | None]:
     """How many questions should be heard: a share of those that stand, and all that are nothing without."""
     chosen, share = stage.chosen, stage.manifest.stage.spoken
-    standing = chosen.rows != NOWHERE
-    standing[standing] = stage.ledger.lengths[chosen.rows[standing]] > 0
-    questions = np.bincount(chosen.groups, chosen.questions * standing, len(stage.groups)) if share else takes * 0
-    needed = np.bincount(chosen.groups, wanted, len(stage.groups)) if wanted.any() else takes * 0
+    questions = needed = takes * 0
+    if share:
+        standing = (chosen.rows != NOWHERE) & (stage.ledger.lengths[chosen.rows] > 0)
+        questions = np.bincount(chosen.groups, chosen.questions * standing, len(stage.groups))
+    if wanted.any():
+        needed = np.bincount(chosen.groups, wanted, len(stage.groups))
     quotas = dict[tuple[str, int], int | None]()
     for ask in stage.manifest.asks:
         mine = [number for number, group in enumerate(stage.groups)
@@ -293,9 +297,12 @@ def _is(column: Some, at: Int64s, values: Array) -> Bools:
 
 
 def _check_seconds(stage: Claimed, heard: Heard) -> None:
-    chosen = stage.chosen
-    rest = chosen.seconds - stage.ledger.seconds[chosen.rows] if len(stage.ledger) else chosen.seconds.copy()
-    np.subtract.at(rest, heard.at, heard.lengths / RATE)
-    wrong = ~(np.abs(rest) <= 1e-6) & (chosen.rows != NOWHERE)
+    chosen, said = stage.chosen, np.zeros(len(stage.chosen))
+    np.add.at(said, heard.at, heard.lengths / RATE)
+    wrong = np.zeros(len(chosen), np.bool_)
+    for part in steps(len(chosen)):
+        rows = chosen.rows[part]
+        rest = chosen.seconds[part] - stage.ledger.seconds[rows] - said[part]
+        wrong[part] = ~(np.abs(rest) <= 1e-6) & (rows != NOWHERE)
     stage.book.none(stage.where, "samples with other seconds than their audio and their clips", wrong,
                     lambda at: (stage.key(at), float(chosen.seconds[at])))  # fmt: skip
