@@ -30,6 +30,7 @@ from tarsia.manifests.recount import (
     check_header,
     check_rooms,
     check_samples,
+    sum_by,
 )
 from tarsia.manifests.refollow import check_repair
 from tarsia.manifests.rehear import Heard, check_speech, hear, read_verdicts
@@ -67,9 +68,9 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
                 book.check(where, False, f"the manifest has no table '{name}'")
             if source is not None and not lost:
                 stage = claimed(lake.store, manifest, source, ledger, book, desk)
-                claim = _recount(stage, lake.store, recipe, chosen)
+                claim_of = _recount(stage, lake.store, recipe, chosen)
                 if deep:
-                    claims.append(claim())
+                    claims.append(claim_of())
     _check_nesting(chosen, ledger, book)
     if deep:
         reread(lake.store, snapshots[:1], claims, book)
@@ -131,8 +132,9 @@ def _claim(stage: Claimed, store: Store, heard: Heard, every: Sequence[Admitted]
     unplaced: dict[str, dict[int, int]] = {}
     for at in range(chosen.placed, len(chosen)):
         unplaced.setdefault(stage.key(at), {})[int(chosen.copies[at])] = int(chosen.tokens[at])
-    decided = np.bincount(chosen.groups, heard.decided, len(stage.groups)).astype(np.int64).tolist()
-    manners = stage.ledger.manners
+    decided = sum_by(chosen.groups, heard.decided, len(stage.groups)).astype(np.int64).tolist()
+    groups = [(str(one.corpus), str(one.language), str(one.modality)) for one in stage.groups]
+    manners = [(str(language), str(modality)) for language, modality in stage.ledger.manners]
     return Claim(
         stage.where,
         manifest,
@@ -140,7 +142,7 @@ def _claim(stage: Claimed, store: Store, heard: Heard, every: Sequence[Admitted]
         get_table(store, manifest.tables["samples"], SAMPLES.names).cast(SAMPLES),
         unplaced,
         due,
-        {(one.corpus, one.language, one.modality): count for one, count in zip(stage.groups, decided, strict=True)},
+        dict(zip(groups, decided, strict=True)),
         {(one.corpus, *manners[manner]): one.take for one in every for manner in one.manners},
     )
 
@@ -164,7 +166,7 @@ def _check_conservation(store: Store, ledger: Ledger, state: CorpusState, book: 
     where, run = f"corpus {state.corpus.name}", ledger.run(state)
     for number, shard in zip(run.shards, state.shards, strict=True):
         _check_shard(where, ledger, number, shard, book)
-    draws, keys, lengths = (column[run.rows] for column in (ledger.draws, ledger.keys, ledger.lengths))
+    draws, keys, lengths = ledger.draws[run.rows], ledger.keys[run.rows], ledger.lengths[run.rows]
     book.equal(where, "samples out of draw order", 0, int((draws[1:] < draws[:-1]).sum()))
     book.equal(where, "keys without their draw", 0, _without_draw(keys, draws))
     codes, refused = Counter[str | None](), [np.empty((0, 4), np.uint64)]
@@ -176,7 +178,8 @@ def _check_conservation(store: Store, ledger: Ledger, state: CorpusState, book: 
     if state.tombstones:
         table = get_table(store, state.tombstones, ("key", "sample"), verify=True)
         buried = len(table)
-        stones = [key for key, sample in zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True) if sample]
+        pairs = zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)
+        stones = [key for key, sample in pairs if sample]
     records = [keys_of(joined(get_table(store, stored, ("key",), verify=True)["key"])) for stored in state.origins]
     book.equal(where, "quarantined", state.quarantined, dict(codes))
     book.equal(where, "taken down", state.taken_down, buried)
@@ -207,7 +210,7 @@ def _without_draw(keys: Keys, draws: Draws) -> int:
     """How many keys do not begin with their draw."""
     wrong = 0
     for part in steps(len(keys)):
-        digits = np.frombuffer(hexlify(draws[part].astype(">u8")), np.uint64).reshape(-1, 2)
+        digits = np.frombuffer(hexlify(draws[part].astype(">u8").tobytes()), np.uint64).reshape(-1, 2)
         wrong += int(np.count_nonzero((keys[part, :2] != digits).view(np.uint16)))
     return wrong
 
@@ -225,9 +228,8 @@ def _check_ends(where: str, records: Sequence[Keys], samples: Keys, refused: Key
     )
     if len(refused) or not _one_by_one(records, samples):
         known, came = (np.sort(_texts(np.concatenate(keys))) for keys in ((*records, samples[:0]), (samples, refused)))
-        for name, count in zip(wrong, (*map(_repeated, (known, came)), len(np.setdiff1d(known, came)),
-                                       len(np.setdiff1d(came, known))), strict=True):  # fmt: skip
-            wrong[name] = count
+        unlike = (len(np.setdiff1d(*pair)) for pair in ((known, came), (came, known)))
+        wrong = dict(zip(wrong, (_repeated(known), _repeated(came), *unlike), strict=True))
     for name, count in wrong.items():
         book.equal(where, name, 0, count)
 

@@ -313,7 +313,7 @@ def _lay(
     numbers: Array,
     rows: Array,
 ) -> Bools:
-    """Writes the rows of placed samples, by the place of their bytes, where key and corpus agree; which lie otherwise."""
+    """Writes the rows of the placed by the place of their bytes, where key and corpus agree; which lie otherwise."""
     tars = {shard.tar.path: number for state in source.corpora
             for shard, number in zip(state.shards, ledger.run(state).shards, strict=True)}  # fmt: skip
     known = np.array([*(tars.get(stored.path, -1) for stored in manifest.shards), -1])

@@ -124,7 +124,7 @@ class Ledger:
 
     def key(self, row: int) -> str:
         """The key of a sample."""
-        return self.keys[row].tobytes().decode("ascii", "replace")
+        return bytes(self.keys[row]).decode("ascii", "replace")
 
     def _read(self, state: CorpusState) -> Run | TarsiaError:
         begin, first = self._begins[-1], len(self.shards)
@@ -189,7 +189,10 @@ def _seconds(audios: pa.ListArray) -> npt.NDArray[np.float64]:
     """The seconds of audio in each sample."""
     parts = audios.flatten()
     lengths = pc.divide(pc.struct_field(parts, "samples").cast(pa.float64()), pc.struct_field(parts, "rate"))
-    return np.bincount(values_of(pc.list_parent_indices(audios)), values_of(lengths), len(audios))
+    found: npt.NDArray[np.float64] = np.bincount(
+        values_of(pc.list_parent_indices(audios)), values_of(lengths), len(audios)
+    )
+    return found
 
 
 # --- columns as arrays ----------------------------------------------------------------------------------------------
@@ -251,4 +254,5 @@ def draws_of(keys: Keys) -> Draws:
     """The draw that each key begins with."""
     digits = _DIGITS[np.ascontiguousarray(keys[:, :2]).view(np.uint8).reshape(-1, 16)]
     places = np.arange(60, -1, -4, dtype=np.uint64)
-    return np.bitwise_or.reduce(digits << places, axis=1).astype(np.uint64)
+    draws: Draws = np.bitwise_or.reduce(digits << places, axis=1).astype(np.uint64)
+    return draws

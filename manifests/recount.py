@@ -21,7 +21,6 @@ from tarsia.manifests.rehear import Heard
 from tarsia.schemas.lake import ORDER
 from tarsia.schemas.manifest import WINDOW
 from tarsia.schemas.recipe import Pack, Recipe
-from tarsia.schemas.sample import Kind
 
 _SLACK = 1e-6  # seconds
 _MOST = 2**31
@@ -170,8 +169,9 @@ def _over(stretch: _Stretch) -> Bools:
         return np.asarray((said("tokens") > budget) | ~np.isnan(padded))
     over: Bools = stretch.brought(chosen.tokens[stretch.rows], np.maximum) > budget
     lasting = stretch.brought(chosen.seconds[stretch.rows], np.maximum) * stretch.sizes
-    return over | ~(np.abs(padded - lasting) <= _SLACK) | (lasting > pack.seconds + _SLACK) \
-        | (stretch.sizes > pack.samples)
+    over |= ~(np.abs(padded - lasting) <= _SLACK)
+    over |= (lasting > pack.seconds + _SLACK) | (stretch.sizes > pack.samples)
+    return over
 
 
 def _out_of_place(stretch: _Stretch) -> Bools:
@@ -179,7 +179,8 @@ def _out_of_place(stretch: _Stretch) -> Bools:
     slots, rows = stretch.stage.samples["slot"][stretch.rows], stretch.rows
     numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
     wrong: Bools = numbers - slots != stretch.said("first")[stretch.of]
-    return wrong | (slots < 0) | (slots >= stretch.said("samples")[stretch.of])
+    wrong |= (slots < 0) | (slots >= stretch.said("samples")[stretch.of])
+    return wrong
 
 
 def _met_twice(stretch: _Stretch) -> Int64s:
@@ -189,7 +190,8 @@ def _met_twice(stretch: _Stretch) -> Int64s:
         return np.empty(0, np.int64)
     known = chosen.rows[stretch.rows] != NOWHERE
     pairs = np.sort(stretch.of[known].astype(np.int64) << 32 | chosen.rows[stretch.rows][known])
-    return pairs[1:][pairs[1:] == pairs[:-1]] >> 32
+    again: Int64s = pairs[1:][pairs[1:] == pairs[:-1]] >> 32
+    return again
 
 
 # --- samples --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""Which questions of a stage should be heard, recounted from the sidecars: the first that were accepted, as many as
-asked.
+"""Which questions of a stage should be heard, recounted from the sidecars: of those accepted the first, as asked.
 
 A **verdict** counts while the record is the one that was spoken. Noise and text-to-speech without a sound of their own
 (**wanted**) are nothing until a voice has said them, and last as long as the clip that was made of them.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -138,7 +138,7 @@ def _fresh(store: Store, ledger: Ledger, rows: Int64s, records: pa.Array) -> Boo
     """Whether the records of some rows, ascending, are still these."""
     same = np.zeros(len(rows), np.bool_)
     ends = np.searchsorted(rows, ledger.begins)
-    for shard, (begin, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for shard, (begin, end) in enumerate(pairwise(ends)):
         if begin < end:
             now = get_table(store, ledger.shards[shard].index, ("record",))["record"]
             of_rows = now.take(pa.array(rows[begin:end] - ledger.begins[shard])).combine_chunks()
@@ -149,7 +149,9 @@ def _fresh(store: Store, ledger: Ledger, rows: Int64s, records: pa.Array) -> Boo
 
 _NONE = np.empty(0, np.int64)
 _NO_LISTS = Lists(_NONE, _NONE, _NONE)
-_NOTHING = Verdicts(_NONE, _NONE > 0, _NONE.astype(np.uint64), [], _NONE, _NONE, _NONE, _NONE, _NO_LISTS, _NONE, _NO_LISTS)
+_NOTHING = Verdicts(
+    _NONE, _NONE > 0, _NONE.astype(np.uint64), [], _NONE, _NONE, _NONE, _NONE, _NO_LISTS, _NONE, _NO_LISTS
+)
 
 
 # --- what is due ----------------------------------------------------------------------------------------------------
@@ -260,7 +262,8 @@ def _without(some: Int64s, others: Int64s) -> Int64s:
     if not len(others):
         return some
     met = np.minimum(np.searchsorted(others, some), len(others) - 1)
-    return some[others[met] != some]
+    found: Int64s = some[others[met] != some]
+    return found
 
 
 def _check_sidecars(stage: Claimed, verdicts: Verdicts) -> None:
