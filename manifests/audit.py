@@ -112,11 +112,12 @@ def _recount(
         lambda: check_counts(stage, heard),
         lambda: check_deviation(stage),
         lambda: check_header(stage, recipe),
-        lambda: check_repair(stage, store),
     )
     for check in checks:
         with stage.book.reading(stage.where):
             check()
+    with stage.book.reading(f"{stage.where} repaired"):
+        check_repair(stage, store)
     for scope, rows in scopes(stage, every):
         chosen.setdefault(scope, []).append((stage.manifest.name, rows))
     return lambda: _claim(stage, store, heard, every)

@@ -189,10 +189,8 @@ def _seconds(audios: pa.ListArray) -> npt.NDArray[np.float64]:
     """The seconds of audio in each sample."""
     parts = audios.flatten()
     lengths = pc.divide(pc.struct_field(parts, "samples").cast(pa.float64()), pc.struct_field(parts, "rate"))
-    found: npt.NDArray[np.float64] = np.bincount(
-        values_of(pc.list_parent_indices(audios)), values_of(lengths), len(audios)
-    )
-    return found
+    owners = values_of(pc.list_parent_indices(audios))
+    return np.bincount(owners, values_of(lengths), len(audios)).astype(np.float64, copy=False)
 
 
 # --- columns as arrays ----------------------------------------------------------------------------------------------

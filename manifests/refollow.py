@@ -30,11 +30,7 @@ def check_repair(stage: Claimed, store: Store) -> None:
     if told is None:
         return
     where = f"{stage.where} repaired"
-    path = f"{stage_path(manifest.model, manifest.name)}/parents/{told.parents[-1][:32]}.json"
-    try:
-        parent = Manifest.model_validate(orjson.loads(store.read(path)))
-    except (ValidationError, orjson.JSONDecodeError) as error:
-        raise Corrupt(f"{store.url}/{path} cannot be read: {error}") from error
+    parent = parent_of(store, manifest, told.parents[-1])
     before = parent.repaired
     book.equal(where, "digest of the parent", told.parents[-1], digest_of(parent.model_dump(mode="json")))
     book.equal(where, "parents before it", told.parents[:-1], before.parents if before else ())
@@ -50,3 +46,12 @@ def check_repair(stage: Claimed, store: Store) -> None:
     book.equal(where, "contexts kept", told.kept, kept)
     if manifest.contexts > parent.contexts and manifest.capacity == parent.capacity:
         book.equal(where, "contexts that a repair moved without need", 0, needless)
+
+
+def parent_of(store: Store, manifest: Manifest, digest: str) -> Manifest:
+    """A manifest that this one repaired, by its digest."""
+    path = f"{stage_path(manifest.model, manifest.name)}/parents/{digest[:32]}.json"
+    try:
+        return Manifest.model_validate(orjson.loads(store.read(path)))
+    except (ValidationError, orjson.JSONDecodeError) as error:
+        raise Corrupt(f"{store.url}/{path} cannot be read: {error}") from error

@@ -337,8 +337,10 @@ def audited_runs(result: RunAudit) -> str:
     lines = [table(head, rows)]
     for run in result.runs:
         times = "epoch" if run.epochs == 1 else "epochs"
+        repaired = f", under {run.manifests} manifests" if run.manifests > 1 else ""
         lines.append(
             f"{run.stage}: {run.contexts:,} of {run.promised:,} contexts of {run.epochs} {times} by step {run.step:,}"
+            f"{repaired}"
         )
     lines += [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{len(result.findings)} disagree" if result.findings else "all agree"
