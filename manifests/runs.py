@@ -4,7 +4,8 @@ A log is what `Account.log` wrote. Its last line says which global batches were 
 and what came of them. From the first follows, position by position, what the trainer must have seen, in every epoch,
 over all resumes: nothing twice, nothing left out. From the manifest's own rows follows what those contexts count for;
 both must agree to the token. A run that went on after a repair is compared with each manifest in turn: contexts keep
-their places, and those that the repair added come last in every epoch that was not over by then. What was skipped because its bytes were broken was promised and not kept: a finding.
+their places, and those that the repair added come last in every epoch that was not over by then. What was skipped
+because its bytes were broken was promised and not kept: a finding.
 """
 
 from collections.abc import Iterable, Sequence
