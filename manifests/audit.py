@@ -13,7 +13,7 @@ is a finding too: the audit always ends with a report.
 from binascii import hexlify
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed, Desk, claimed
-from tarsia.manifests.findings import Audit, Book, Finding
+from tarsia.manifests.findings import Audit, Book, Finding, Recounted, Shared
 from tarsia.manifests.ledger import Array, Keys, Ledger, joined, keys_of, steps
 from tarsia.manifests.recount import (
     check_contexts,
@@ -52,6 +52,7 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
     `deep` reads every byte that they point to, and counts every token again.
     """
     book, claims, chosen = Book(), list[Claim](), dict[Scope, list[tuple[str, Array]]]()
+    said, bits = list[Recounted](), dict[str, Array]()
     snapshots = _snapshots(lake, book)
     parts = [_planned_from(manifest, snapshots) for manifest in manifests]
     known = [*snapshots[:1], *filter(None, parts)]
@@ -69,6 +70,8 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
             if source is not None and not lost:
                 stage = claimed(lake.store, manifest, source, ledger, book, desk)
                 claim_of = _recount(stage, lake.store, recipe, chosen)
+                said.append(_said(stage))
+                bits[where] = ledger.bits(stage.met.rows)
                 if deep:
                     claims.append(claim_of())
     _check_nesting(chosen, ledger, book)
@@ -77,7 +80,8 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
         for claim in claims:
             with book.reading(claim.where):
                 reread_packs(lake.store, claim, book)
-    return Audit(checks=book.checks, findings=tuple(book.findings))
+    shared = tuple(_shared(bits, *pair) for pair in combinations(bits, 2))
+    return Audit(checks=book.checks, findings=tuple(book.findings), stages=tuple(said), shared=shared)
 
 
 def _snapshots(lake: Lake, book: Book) -> list[Snapshot]:
@@ -121,6 +125,19 @@ def _recount(
     for scope, rows in scopes(stage, every):
         chosen.setdefault(scope, []).append((stage.manifest.name, rows))
     return lambda: _claim(stage, store, heard, every)
+
+
+def _said(stage: Claimed) -> Recounted:
+    longest = int(stage.contexts["tokens"].max(initial=0))
+    room = stage.manifest.context.tokens
+    return Recounted(stage=stage.where, samples=len(stage.met.rows), contexts=len(stage.contexts["tokens"]),
+                     longest=longest, room=room)  # fmt: skip
+
+
+def _shared(bits: Mapping[str, Array], stage: str, other: str) -> Shared:
+    both, one, two = (int(np.bitwise_count(some).sum(dtype=np.int64))
+                      for some in (bits[stage] & bits[other], bits[stage], bits[other]))  # fmt: skip
+    return Shared(stage=stage, other=other, samples=both, nested=both == min(one, two))
 
 
 def _claim(stage: Claimed, store: Store, heard: Heard, every: Sequence[Admitted]) -> Claim:

@@ -20,11 +20,32 @@ class Finding(Model):
     what: str
 
 
+class Recounted(Model):
+    """A stage, as it was recounted."""
+
+    stage: str  # model/stage
+    samples: int  # selected, each once
+    contexts: int
+    longest: int  # tokens of its longest context
+    room: int  # tokens that a context may have
+
+
+class Shared(Model):
+    """How many samples two stages have in common."""
+
+    stage: str
+    other: str
+    samples: int
+    nested: bool  # whether these are all that one of them has
+
+
 class Audit(Model):
     """What was looked at, and what did not agree."""
 
     checks: int
     findings: tuple[Finding, ...]
+    stages: tuple[Recounted, ...] = ()
+    shared: tuple[Shared, ...] = ()
 
 
 class Book:

@@ -94,6 +94,18 @@ class Ledger:
             raise found
         return found
 
+    def bits(self, rows: Array) -> Array:
+        """One bit a sample, set for some rows; a sample that stands in two snapshots counts as one."""
+        there, first = np.zeros(len(self), np.bool_), dict[str, Run]()
+        there[rows] = True
+        for (corpus, *_), run in self._runs.items():
+            if isinstance(run, Run) and first.setdefault(corpus, run) is not run:
+                some = np.flatnonzero(there[run.rows]) + run.begin
+                known = self.find(first[corpus], self.draws[some], self.keys[some])
+                there[some[known != NOWHERE]] = False
+                there[known[known != NOWHERE]] = True
+        return np.packbits(there)
+
     def at(self, shards: Array, offsets: Array) -> Int64s:
         """The rows of the samples that begin at some offsets of shards; `NOWHERE` where none does."""
         asked = np.where(shards < 0, -1, self.starts[shards] + offsets)

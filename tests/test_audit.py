@@ -132,6 +132,22 @@ def test_a_true_lake_has_no_findings(true_lake):
     assert deep.checks > shallow.checks + 1000
 
 
+def test_the_audit_says_what_stages_have_in_common_and_how_long_contexts_become(true_lake):
+    manifests = {name: load_manifest(true_lake.url, f"small/{name}") for name in STAGES}
+    keys = {name: {row["key"] for table in ("samples", "unplaced") for row in rows(true_lake, one, table)}
+            for name, one in manifests.items()}  # fmt: skip
+    result = audit(true_lake, [*manifests.values()], recipe=PAGE)
+    for one in result.stages:
+        name = one.stage.removeprefix("small/")
+        longest = max(row["tokens"] for row in rows(true_lake, manifests[name], "contexts"))
+        assert (one.samples, one.contexts, one.longest, one.room) == (
+            len(keys[name]), manifests[name].contexts, longest, 1000
+        )  # fmt: skip
+    shared = {(one.stage, one.other): (one.samples, one.nested) for one in result.shared}
+    assert shared["small/small", "small/all"] == (len(keys["small"] & keys["all"]), True)
+    assert shared["small/all", "small/hours"] == (0, False)
+
+
 def test_one_stage_alone_is_audited_as_well(true_lake):
     assert findings(true_lake, "small", deep=True) == []
 
