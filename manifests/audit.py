@@ -129,7 +129,8 @@ def _recount(
 
 def _said(stage: Claimed) -> Recounted:
     longest = int(stage.contexts["tokens"].max(initial=0))
-    room = stage.manifest.context.tokens
+    pack = stage.manifest.stage.pack
+    room = None if pack and pack.seconds else stage.manifest.context.tokens
     return Recounted(stage=stage.where, samples=len(stage.met.rows), contexts=len(stage.contexts["tokens"]),
                      longest=longest, room=room)  # fmt: skip
 

@@ -27,7 +27,7 @@ class Recounted(Model):
     samples: int  # selected, each once
     contexts: int
     longest: int  # tokens of its longest context
-    room: int  # tokens that a context may have
+    room: int | None  # tokens that a context may have; none of batches by seconds
 
 
 class Shared(Model):

@@ -323,7 +323,10 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     fills = {f"{one.model}/{one.name}": f"{one.fill:.1%}" for one in manifests}
     stages = table(
         ("stage", "samples", "contexts", "fill", "longest", "of"),
-        [(one.stage, one.samples, one.contexts, fills[one.stage], one.longest, one.room) for one in result.stages],
+        [
+            (one.stage, one.samples, one.contexts, fills[one.stage], one.longest, one.room or "-")
+            for one in result.stages
+        ],
     )
     rows = [(one.stage, one.other, one.samples, "all of one" if one.nested else "") for one in result.shared
             if one.samples]  # fmt: skip
