@@ -108,6 +108,14 @@ def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[
             yield parquet.read_row_group(group, columns=list(columns), use_threads=False)
 
 
+def open_table(store: Store, stored: Stored) -> pq.ParquetFile:
+    """A stored table, compared with its digest, to be read column by column."""
+    data = store.read(stored.path)
+    if digest(data) != stored.digest:
+        raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
+    return pq.ParquetFile(pa.BufferReader(data))
+
+
 def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or some columns of it. (`pq.read_table` would import pandas, a CPU-second in every process.)"""
     with pq.ParquetFile(file) as parquet:

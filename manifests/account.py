@@ -11,6 +11,9 @@ is kept as edges: +1 where global batches begin, -1 where they end; equal ones c
 edges however long it is. All of it are sums of whole numbers: accounts of several ranks, or of a run before and after
 its resume, merge exactly and in any order. A line holds the whole account, so the last line of a log says all.
 
+Where the plan was repaired between two parts of a run, a line holds an account under each manifest: contexts of the one
+are not those of the other.
+
 The account belongs into the checkpoint, beside the state of the stream. With several ranks: gather, add up, log and
 save in one place, and let one rank of the resumed run go on with the sum while the others begin at nothing.
 """
@@ -42,6 +45,8 @@ class Account:
     def __init__(self, stream: Stream) -> None:
         self.stage, self.epochs = f"{stream.manifest.model}/{stream.manifest.name}", stream.epochs
         self.manifest = stream.state_dict()["manifest"]
+        repaired = stream.manifest.repaired
+        self._parents = {digest[: len(self.manifest)] for digest in (repaired.parents if repaired else ())}
         self._reader = (stream.batch, stream.world, stream.rank)
         self._clear()
 
@@ -50,6 +55,7 @@ class Account:
         self._figures: dict[Group, list[int]] = {}
         self._edges: dict[tuple[int, int, int, int], Counter[int]] = {}  # by epoch, batch, world, rank
         self._missing: list[tuple[int, int, int, str, str, int]] = []
+        self._before: dict[str, Account] = {}  # by manifest: what was handed out before it was repaired
 
     def add(self, batch: "_Batch") -> None:
         """Notes a batch that the trainer was handed, of contexts or of tensors."""
@@ -73,10 +79,17 @@ class Account:
 
     def figures(self) -> dict[Group, dict[str, int]]:
         """The sums so far, by corpus, kind, language and modality."""
-        return {group: dict(zip(FIGURES, row, strict=True)) for group, row in sorted(self._figures.items())}
+        sums: dict[Group, Counter[str]] = {}
+        for one in (self, *self._before.values()):
+            for group, row in one._figures.items():
+                sums.setdefault(group, Counter()).update(dict(zip(FIGURES, row, strict=True)))
+        return {group: {name: row[name] for name in FIGURES} for group, row in sorted(sums.items())}
 
     def state_dict(self) -> dict[str, Any]:
         """The whole account as JSON-like values, to be kept in a checkpoint."""
+        before = [one.state_dict() for _, one in sorted(self._before.items())]
+        own = [{**group._asdict(), **dict(zip(FIGURES, row, strict=True))}
+               for group, row in sorted(self._figures.items())]  # fmt: skip
         ordered = sorted((*key[:3], sorted(edges.items()), key[3]) for key, edges in self._edges.items() if edges)
         return {
             "stage": self.stage,
@@ -88,12 +101,13 @@ class Account:
                  "edges": [list(edge) for edge in edges]}
                 for (epoch, batch, world, edges), same in groupby(ordered, key=lambda one: one[:4])
             ],
-            "figures": [{**group._asdict(), **figures} for group, figures in self.figures().items()],
+            "figures": own,
             "missing": [dict(zip(_MISSING, one, strict=True)) for one in sorted(self._missing)],
+            **({"before": before} if before else {}),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with an account that was kept. Refuses that of another stage or manifest."""
+        """Goes on with an account that was kept, under this manifest or one that it repaired. Refuses any other."""
         self._clear()
         self._take(state)
 
@@ -113,21 +127,26 @@ class Account:
         """The account in the text format of Prometheus."""
         rows = [
             ({"stage": self.stage, **group._asdict()}, [*row[:3], row[3] / 1e6])
-            for group, row in sorted(self._figures.items())
+            for group, row in ((group, [*sums.values()]) for group, sums in self.figures().items())
         ]
-        lines = []
+        lines, every = [], (self, *self._before.values())
         for which, (name, text) in enumerate(_HELP.items()):
             lines += [f"# HELP tarsia_{name}_total {text}", f"# TYPE tarsia_{name}_total counter"]
             lines += [f"tarsia_{name}_total{_labels(labels)} {figures[which]}" for labels, figures in rows]
         for name, text, figure in (
-            ("contexts", "Contexts handed to the trainer", self.contexts),
-            ("missing_samples", "Samples that could not be read", len(self._missing)),
+            ("contexts", "Contexts handed to the trainer", sum(one.contexts for one in every)),
+            ("missing_samples", "Samples that could not be read", sum(len(one._missing) for one in every)),
         ):
             lines += [f"# HELP tarsia_{name}_total {text}", f"# TYPE tarsia_{name}_total counter"]
             lines.append(f"tarsia_{name}_total{_labels({'stage': self.stage})} {figure}")
         return "\n".join(lines) + "\n"
 
     def _take(self, state: dict[str, Any]) -> None:
+        for earlier in state.get("before", ()):
+            self._take(earlier)
+        if state["stage"] == self.stage and state["manifest"] in self._parents:
+            self._under(state["manifest"])._take({**state, "before": ()})
+            return
         for field in ("stage", "manifest"):
             if state[field] != getattr(self, field):
                 raise UserError(f"this account is of {field} {state[field]}, not {getattr(self, field)}")
@@ -140,6 +159,15 @@ class Account:
         for row in state["figures"]:
             self._count(Group(*(row[name] for name in Group._fields)), [row[name] for name in FIGURES])
         self._missing += [tuple(one[name] for name in _MISSING) for one in state["missing"]]
+
+    def _under(self, manifest: str) -> "Account":
+        """The account of what was handed out under a manifest that was repaired since."""
+        if manifest not in self._before:
+            earlier = Account.__new__(Account)
+            earlier.__dict__.update(self.__dict__, manifest=manifest, _parents=set(), epochs=0)
+            earlier._clear()
+            self._before[manifest] = earlier
+        return self._before[manifest]
 
     def _count(self, group: Group, figures: Sequence[int]) -> None:
         sums = self._figures.setdefault(group, [0, 0, 0, 0])

@@ -10,24 +10,38 @@ A **finding** names the place and the two figures that disagree. No findings: th
 is a finding too: the audit always ends with a report.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from binascii import hexlify
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, pairwise
 
-import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import get_table, get_tables, rows_digest
-from tarsia.manifests.findings import Audit, Book, Finding, StageTables
-from tarsia.manifests.recount import recount
+from tarsia.builders.tables import get_table
+from tarsia.manifests.claimed import Claimed, Desk, claimed
+from tarsia.manifests.findings import Audit, Book, Finding, Recounted, Shared
+from tarsia.manifests.ledger import Array, Keys, Ledger, joined, keys_of, steps
+from tarsia.manifests.recount import (
+    check_contexts,
+    check_counts,
+    check_deviation,
+    check_header,
+    check_rooms,
+    check_samples,
+    sum_by,
+)
+from tarsia.manifests.refollow import check_repair
+from tarsia.manifests.rehear import Heard, check_speech, hear, read_verdicts
 from tarsia.manifests.reread import Claim, reread
 from tarsia.manifests.reread_packs import reread_packs
+from tarsia.manifests.reselect import Admitted, Scope, admitted, check_selection, scopes, takes_of_groups
+from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState, Snapshot
-from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
+from tarsia.schemas.manifest import SAMPLES, Manifest
 from tarsia.schemas.recipe import Recipe
-from tarsia.schemas.shard import INDEX, ORIGINS, QUARANTINE, TOMBSTONES
+from tarsia.schemas.shard import Shard
 
 __all__ = ["Audit", "Finding", "audit"]
 
@@ -37,31 +51,37 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
 
     `deep` reads every byte that they point to, and counts every token again.
     """
-    book, claims = Book(), list[Claim]()
+    book, claims, chosen = Book(), list[Claim](), dict[Scope, list[tuple[str, Array]]]()
+    said, bits = list[Recounted](), dict[str, Array]()
     snapshots = _snapshots(lake, book)
-    with duckdb.connect() as sql:
-        sql.execute("create table everyone (model varchar, seed hugeint, stage varchar, corpus varchar, "
-                    "scope varchar, key varchar)")  # fmt: skip
-        for manifest in manifests:
-            where = f"{manifest.model}/{manifest.name}"
-            with book.reading(where):
-                source = _planned_from(manifest, snapshots)
-                book.check(where, source is not None, "no snapshot of the lake is the one it was planned from")
-                tables = _tables(lake.store, manifest, where, book)
-                if source is not None and tables:
-                    stage = StageTables(manifest, where, source, sql, book)
-                    recount(stage, tables, lake.store, recipe)
-                    claims.append(_claim(stage, tables))
-        _check_nesting(sql, manifests, book)
-        for state in snapshots[0].corpora if snapshots else ():
-            with book.reading(f"corpus {state.corpus.name}"):
-                _check_conservation(sql, lake.store, state, book)
+    parts = [_planned_from(manifest, snapshots) for manifest in manifests]
+    known = [*snapshots[:1], *filter(None, parts)]
+    ledger, desk = Ledger(lake.store, [state for one in known for state in one.corpora]), Desk()
+    for state in snapshots[0].corpora if snapshots else ():
+        with book.reading(f"corpus {state.corpus.name}"):
+            _check_conservation(lake.store, ledger, state, book)
+    for manifest, source in zip(manifests, parts, strict=True):
+        where = f"{manifest.model}/{manifest.name}"
+        with book.reading(where):
+            book.check(where, source is not None, "no snapshot of the lake is the one it was planned from")
+            lost = [name for name in ("contexts", "samples", "unplaced") if name not in manifest.tables]
+            for name in lost:
+                book.check(where, False, f"the manifest has no table '{name}'")
+            if source is not None and not lost:
+                stage = claimed(lake.store, manifest, source, ledger, book, desk)
+                claim_of = _recount(stage, lake.store, recipe, chosen)
+                said.append(_said(stage))
+                bits[where] = ledger.bits(stage.met.rows)
+                if deep:
+                    claims.append(claim_of())
+    _check_nesting(chosen, ledger, book)
     if deep:
         reread(lake.store, snapshots[:1], claims, book)
         for claim in claims:
             with book.reading(claim.where):
                 reread_packs(lake.store, claim, book)
-    return Audit(checks=book.checks, findings=tuple(book.findings))
+    shared = tuple(_shared(bits, *pair) for pair in combinations(bits, 2))
+    return Audit(checks=book.checks, findings=tuple(book.findings), stages=tuple(said), shared=shared)
 
 
 def _snapshots(lake: Lake, book: Book) -> list[Snapshot]:
@@ -81,113 +101,173 @@ def _planned_from(manifest: Manifest, snapshots: Sequence[Snapshot]) -> Snapshot
     return next((part for part in parts if part.digest == manifest.lake), None)
 
 
-def _tables(store: Store, manifest: Manifest, where: str, book: Book) -> dict[str, pa.Table] | None:
-    tables = {}
-    for name, schema in (("contexts", CONTEXTS), ("samples", SAMPLES), ("unplaced", UNPLACED)):
-        stored = manifest.tables.get(name)
-        book.check(where, stored is not None, f"the manifest has no table '{name}'")
-        if stored is not None:
-            table = get_table(store, stored, verify=True)
-            book.equal(where, f"columns of '{name}'", schema.names, table.column_names)
-            tables[name] = table.select(schema.names).cast(schema)
-            book.equal(where, f"logical digest of '{name}'", manifest.rows.get(name), rows_digest(tables[name]))
-    return tables if len(tables) == 3 else None
+def _recount(
+    stage: Claimed, store: Store, recipe: Recipe | None, chosen: dict[Scope, list[tuple[str, Array]]]
+) -> Callable[[], Claim]:
+    """Notes whatever of the stage is not as its manifest says; how to get what `deep` compares with the bytes."""
+    verdicts, every = read_verdicts(store, stage.source, stage.ledger), admitted(stage)
+    heard = hear(stage, verdicts, takes_of_groups(stage, every))
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: check_contexts(stage),
+        lambda: check_samples(stage),
+        lambda: check_rooms(stage, heard),
+        lambda: check_selection(stage, verdicts, every),
+        lambda: check_speech(stage, verdicts, heard),
+        lambda: check_counts(stage, heard),
+        lambda: check_deviation(stage),
+        lambda: check_header(stage, recipe),
+    )
+    for check in checks:
+        with stage.book.reading(stage.where):
+            check()
+    with stage.book.reading(f"{stage.where} repaired"):
+        check_repair(stage, store)
+    for scope, rows in scopes(stage, every):
+        chosen.setdefault(scope, []).append((stage.manifest.name, rows))
+    return lambda: _claim(stage, store, heard, every)
 
 
-def _claim(stage: StageTables, tables: dict[str, pa.Table]) -> Claim:
+def _said(stage: Claimed) -> Recounted:
+    longest = int(stage.contexts["tokens"].max(initial=0))
+    pack = stage.manifest.stage.pack
+    room = None if pack and pack.seconds else stage.manifest.context.tokens
+    return Recounted(stage=stage.where, samples=len(stage.met.rows), contexts=len(stage.contexts["tokens"]),
+                     longest=longest, room=room)  # fmt: skip
+
+
+def _shared(bits: Mapping[str, Array], stage: str, other: str) -> Shared:
+    both, one, two = (int(np.bitwise_count(some).sum(dtype=np.int64))
+                      for some in (bits[stage] & bits[other], bits[stage], bits[other]))  # fmt: skip
+    return Shared(stage=stage, other=other, samples=both, nested=both == min(one, two))
+
+
+def _claim(stage: Claimed, store: Store, heard: Heard, every: Sequence[Admitted]) -> Claim:
     """What `deep` compares with the bytes."""
+    manifest, chosen = stage.manifest, stage.chosen
     due: dict[tuple[str, int], dict[int, int]] = {}
-    waiting = "select key, copy, turn, samples16 from due where not placed"
-    for key, copy, turn, samples16 in stage.sql.execute(waiting).fetchall():
-        due.setdefault((key, copy), {})[turn] = samples16
+    for at, turn, length in zip(heard.at.tolist(), heard.turns.tolist(), heard.lengths.tolist(), strict=True):
+        if at >= chosen.placed:
+            due.setdefault((stage.key(at), int(chosen.copies[at])), {})[turn] = length
     unplaced: dict[str, dict[int, int]] = {}
-    for key, copy, tokens in zip(*(tables["unplaced"][name].to_pylist() for name in ("key", "copy", "tokens")),
-                                 strict=True):  # fmt: skip
-        unplaced.setdefault(key, {})[copy] = tokens
-    decided = stage.sql.execute(
-        """select c.corpus, lang, modality, count(*) from chosen c join
-           (select corpus, key, turn from clips union select corpus, key, turn from no) v
-           on c.key = v.key and c.corpus = v.corpus group by 1, 2, 3"""
-    ).fetchall()
-    takes = stage.sql.execute("select corpus, lang, modality, take from belongs").fetchall()
+    for at in range(chosen.placed, len(chosen)):
+        unplaced.setdefault(stage.key(at), {})[int(chosen.copies[at])] = int(chosen.tokens[at])
+    decided = sum_by(chosen.groups, heard.decided, len(stage.groups)).astype(np.int64).tolist()
+    groups = [(str(one.corpus), str(one.language), str(one.modality)) for one in stage.groups]
+    manners = [(str(language), str(modality)) for language, modality in stage.ledger.manners]
     return Claim(
         stage.where,
-        stage.manifest,
+        manifest,
         stage.source,
-        tables["samples"],
+        get_table(store, manifest.tables["samples"], SAMPLES.names).cast(SAMPLES),
         unplaced,
         due,
-        {row[:3]: row[3] for row in decided},
-        {row[:3]: row[3] for row in takes},
+        dict(zip(groups, decided, strict=True)),
+        {(one.corpus, *manners[manner]): one.take for one in every for manner in one.manners},
     )
 
 
 # --- between the stages, and the lake -------------------------------------------------------------------------------
 
 
-def _check_nesting(sql: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], book: Book) -> None:
+def _check_nesting(chosen: Mapping[Scope, Sequence[tuple[str, Array]]], ledger: Ledger, book: Book) -> None:
     """Of two stages of one seed that take of the same samples of a corpus, the smaller lies inside the larger."""
-    sizes: dict[tuple[str, int, str, str, str], list[tuple[int, str]]] = {}
-    grouped = "select model, seed, stage, corpus, scope, count(*) from everyone group by all"
-    for model, seed, stage, corpus, scope, size in sql.execute(grouped).fetchall():
-        available = [ask.available for one in manifests for ask in one.asks
-                     if (one.model, one.seed, one.name, ask.corpus) == (model, int(seed), stage, corpus)]  # fmt: skip
-        sizes.setdefault((model, int(seed), corpus, scope, str(available)), []).append((size, stage))
-    for (model, seed, corpus, scope, _), stages in sorted(sizes.items()):
-        for (_, small), (_, large) in pairwise(sorted(stages)):
-            missing = sql.execute(
-                """select count(*) from (select key from everyone where model = $1 and seed = $2 and corpus = $3 and
-                   scope = $4 and stage = $5 except select key from everyone where model = $1 and seed = $2 and
-                   corpus = $3 and scope = $4 and stage = $6)""",
-                [model, seed, corpus, scope, small, large],
-            ).fetchall()
-            book.equal(f"{model} {corpus}", f"samples of {small} that are not in {large}", 0, missing[0][0])
+    for scope, stages in sorted(chosen.items()):
+        for (small, inner), (large, outer) in pairwise(sorted(stages, key=lambda one: (len(one[1]), one[0]))):
+            missing = inner[~np.isin(inner, outer, assume_unique=True)]
+            if len(missing):  # the stages may have been planned from two snapshots: the same sample, another row
+                missing = missing[~np.isin(_texts(ledger.keys[missing]), _texts(ledger.keys[outer]))]
+            where = f"{scope.model} {scope.corpus}"
+            book.equal(where, f"samples of {small} that are not in {large}", 0, len(missing))
 
 
-def _check_conservation(sql: duckdb.DuckDBPyConnection, store: Store, state: CorpusState, book: Book) -> None:
+def _check_conservation(store: Store, ledger: Ledger, state: CorpusState, book: Book) -> None:
     """Every record that was read is a sample or a row in quarantine, once, counted in the stored tables."""
-    where = f"corpus {state.corpus.name}"
-    columns = ("key", "draw", "questions", "length")
-    parts = [INDEX.empty_table().select(columns)]
-    for shard in state.shards:
-        table = get_table(store, shard.index, columns, verify=True)
-        book.equal(where, f"samples of {shard.leaf}", shard.samples, len(table))
-        stands = table.filter(pc.greater(table["length"], 0))
-        book.equal(where, f"samples taken down of {shard.leaf}", shard.taken_down, len(table) - len(stands))
-        book.equal(where, f"questions of {shard.leaf}", shard.questions, pc.sum(stands["questions"]).as_py() or 0)
-        bits = {f"{draw:064b}"[: len(shard.leaf) - 1] for draw in pc.min_max(table["draw"]).as_py().values()}
-        book.equal(where, f"bits that the draws of {shard.leaf} begin with", {shard.leaf[1:]}, bits)
-        parts.append(table)
-    index = pa.concat_tables(parts)
-    draws = index["draw"].to_numpy()
+    where, run = f"corpus {state.corpus.name}", ledger.run(state)
+    for number, shard in zip(run.shards, state.shards, strict=True):
+        _check_shard(where, ledger, number, shard, book)
+    draws, keys, lengths = ledger.draws[run.rows], ledger.keys[run.rows], ledger.lengths[run.rows]
     book.equal(where, "samples out of draw order", 0, int((draws[1:] < draws[:-1]).sum()))
-    stored = [state.quarantine] if state.quarantine else []
-    quarantine = get_tables(store, stored, QUARANTINE, ["key", "code"])
-    origins = get_tables(store, state.origins, ORIGINS, ["key"])
-    taken = get_tables(store, [state.tombstones] if state.tombstones else [], TOMBSTONES, ["key", "sample"])
-    tables = {"index_all": index, "quarantine": quarantine, "origins": origins, "tombstones": taken}
-    for name, table in tables.items():
-        sql.register(name, table)
-    sql.execute("create or replace temp view index_keys as select * from index_all where length > 0")
-    codes = dict(sorted(sql.execute("select code, count(*) from quarantine group by 1").fetchall()))
-    book.equal(where, "quarantined", state.quarantined, codes)
-    standing = len(index) - pc.sum(taken["sample"]).as_py() if len(taken) else len(index)
-    book.equal(where, "taken down", state.taken_down, len(taken))
-    book.equal(where, "records read", state.records, len(origins) + len(taken))
-    book.equal(
-        where, "records = samples + quarantined + taken down", state.records, standing + len(quarantine) + len(taken)
-    )
-    ended = "select key from index_keys union all select key from quarantine"
-    for name, query in (
-        ("records with the same key", "select count(*) - count(distinct key) from origins"),
-        ("records that are sample and quarantined", f"select count(*) - count(distinct key) from ({ended})"),
-        ("records that came to nothing", f"select count(*) from (select key from origins except ({ended}))"),
-        ("samples that no record is known of", f"select count(*) from (({ended}) except select key from origins)"),
+    book.equal(where, "keys without their draw", 0, _without_draw(keys, draws))
+    codes, refused = Counter[str | None](), [np.empty((0, 4), np.uint64)]
+    if state.quarantine:
+        table = get_table(store, state.quarantine, ("key", "code"), verify=True)
+        codes.update(table["code"].to_pylist())
+        refused.append(keys_of(joined(table["key"])))
+    stones, buried = list[str | None](), 0
+    if state.tombstones:
+        table = get_table(store, state.tombstones, ("key", "sample"), verify=True)
+        buried = len(table)
+        pairs = zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)
+        stones = [key for key, sample in pairs if sample]
+    records = [keys_of(joined(get_table(store, stored, ("key",), verify=True)["key"])) for stored in state.origins]
+    book.equal(where, "quarantined", state.quarantined, dict(codes))
+    book.equal(where, "taken down", state.taken_down, buried)
+    book.equal(where, "records read", state.records, sum(map(len, records)) + buried)
+    ended = len(run) - len(stones) + codes.total() + buried
+    book.equal(where, "records = samples + quarantined + taken down", state.records, ended)
+    samples = keys if (lengths > 0).all() else keys[lengths > 0]
+    _check_ends(where, records, samples, np.concatenate(refused), book)
+    silent = [ledger.key(run.begin + row) for row in np.flatnonzero(lengths <= 0).tolist()]
+    name = "samples taken down that have no tombstone, or the reverse"
+    book.equal(where, name, 0, len({*silent} ^ {*stones}))
+
+
+def _check_shard(where: str, ledger: Ledger, number: int, shard: Shard, book: Book) -> None:
+    """The figures of a shard, and the interval of the circle that it is named after."""
+    begin, end = ledger.begins[number : number + 2]
+    stands, draws = ledger.lengths[begin:end] > 0, ledger.draws[begin:end]
+    book.equal(where, f"samples of {shard.leaf}", shard.samples, len(draws))
+    book.equal(where, f"samples taken down of {shard.leaf}", shard.taken_down, int((~stands).sum()))
+    questions = int(ledger.questions[begin:end][stands].sum())
+    book.equal(where, f"questions of {shard.leaf}", shard.questions, questions)
+    edges = (int(draws.min()), int(draws.max())) if len(draws) else ()
+    bits = {f"{draw:064b}"[: len(shard.leaf) - 1] for draw in edges}
+    book.equal(where, f"bits that the draws of {shard.leaf} begin with", {shard.leaf[1:]}, bits)
+
+
+def _without_draw(keys: Keys, draws: Draws) -> int:
+    """How many keys do not begin with their draw."""
+    wrong = 0
+    for part in steps(len(keys)):
+        digits = np.frombuffer(hexlify(draws[part].astype(">u8").tobytes()), np.uint64).reshape(-1, 2)
+        wrong += int(np.count_nonzero((keys[part, :2] != digits).view(np.uint16)))
+    return wrong
+
+
+def _check_ends(where: str, records: Sequence[Keys], samples: Keys, refused: Keys, book: Book) -> None:
+    """Every record ended once: as a sample, or in quarantine."""
+    wrong = dict.fromkeys(
         (
-            "samples taken down that have no tombstone, or the reverse",
-            "select count(*) from (select key from index_all where length = 0) i full join "
-            "(select key from tombstones where sample) t using (key) where i.key is null or t.key is null",
+            "records with the same key",
+            "records that are sample and quarantined",
+            "records that came to nothing",
+            "samples that no record is known of",
         ),
-        ("keys without their draw", "select count(*) from index_all where printf('%016x', draw) <> key[:16]"),
-    ):
-        book.equal(where, name, 0, sql.execute(query).fetchall()[0][0])
+        0,
+    )
+    if len(refused) or not _one_by_one(records, samples):
+        known, came = (np.sort(_texts(np.concatenate(keys))) for keys in ((*records, samples[:0]), (samples, refused)))
+        unlike = (len(np.setdiff1d(*pair)) for pair in ((known, came), (came, known)))
+        wrong = dict(zip(wrong, (_repeated(known), _repeated(came), *unlike), strict=True))
+    for name, count in wrong.items():
+        book.equal(where, name, 0, count)
+
+
+def _one_by_one(records: Sequence[Keys], samples: Keys) -> bool:
+    """Whether the records are the samples, in their order, none of them twice."""
+    begin = 0
+    for keys in records:
+        mine = samples[begin : begin + len(keys)]
+        texts = _texts(samples[max(0, begin - 1) : begin + len(keys)])
+        if not np.array_equal(mine, keys) or not (texts[1:] > texts[:-1]).all():
+            return False
+        begin += len(keys)
+    return begin == len(samples)
+
+
+def _repeated(texts: Array) -> int:
+    return int((texts[1:] == texts[:-1]).sum())
+
+
+def _texts(keys: Keys) -> Array:
+    return keys.view("S32").ravel()

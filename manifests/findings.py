@@ -1,15 +1,16 @@
 """What an audit writes down: how much it looked at, and what did not agree."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from tarsia.schemas.errors import TarsiaError
-from tarsia.schemas.lake import Snapshot
-from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.model import Model
+
+_SAID = 3  # of the places that are not as they should be
 
 
 class Finding(Model):
@@ -19,11 +20,32 @@ class Finding(Model):
     what: str
 
 
+class Recounted(Model):
+    """A stage, as it was recounted."""
+
+    stage: str  # model/stage
+    samples: int  # selected, each once
+    contexts: int
+    longest: int  # tokens of its longest context
+    room: int | None  # tokens that a context may have; none of batches by seconds
+
+
+class Shared(Model):
+    """How many samples two stages have in common."""
+
+    stage: str
+    other: str
+    samples: int
+    nested: bool  # whether these are all that one of them has
+
+
 class Audit(Model):
     """What was looked at, and what did not agree."""
 
     checks: int
     findings: tuple[Finding, ...]
+    stages: tuple[Recounted, ...] = ()
+    shared: tuple[Shared, ...] = ()
 
 
 class Book:
@@ -46,6 +68,13 @@ class Book:
             same = abs(claimed - found) <= 1e-6 * max(1.0, abs(claimed))
         self.check(where, same, f"{name}: recorded {claimed}, found {found}")
 
+    def none(self, where: str, what: str, wrong: npt.NDArray[np.bool_], say: Callable[[int], Any]) -> None:
+        """Notes that no place is wrong; the first that are, are said."""
+        places = np.flatnonzero(wrong)
+        first = "; ".join(str(say(place)) for place in places[:_SAID].tolist())
+        more = f" and {len(places) - _SAID:,} more" if len(places) > _SAID else ""
+        self.check(where, not len(places), f"{what}: {first}{more}")
+
     @contextmanager
     def reading(self, where: str) -> Iterator[None]:
         """Whatever stored data make a check stumble over is a finding too: an audit always ends with a report."""
@@ -55,23 +84,3 @@ class Book:
             self.check(where, False, str(error))
         except Exception as error:
             self.check(where, False, f"cannot be checked: {type(error).__name__}: {error}")
-
-
-class StageTables(NamedTuple):
-    """A manifest, and the tables it is compared with under their names in `sql`."""
-
-    manifest: Manifest
-    where: str
-    source: Snapshot
-    sql: duckdb.DuckDBPyConnection
-    book: Book
-
-    def one(self, query: str, *values: Any) -> tuple[Any, ...]:
-        """The only row of a query."""
-        (row,) = self.sql.execute(query, values).fetchall()
-        return tuple(row)
-
-    def none(self, query: str, what: str, *values: Any) -> None:
-        """A query that should find nothing; the first three that it finds are said."""
-        found = self.sql.execute(f"{query} limit 3", values).fetchall()
-        self.book.check(self.where, not found, f"{what}: {'; '.join(str(row) for row in found)}")

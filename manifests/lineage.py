@@ -2,8 +2,9 @@
 
 No index of keys is stored beside a manifest. Where a sample lies in a stage follows from its draw: its rank in its
 corpus, counted from the seed's starting point, is its position, and contexts stand in the order of positions but for
-the windows that they were packed in. So the search opens the row group where the sample should be and widens from
-there; what it finds is compared by key, hence the arithmetic can only make it slower, never wrong.
+the windows that they were packed in, which a stage goes through in an order of its own. So the search opens the row
+group where the sample should be and widens from there; what it finds is compared by key, hence the arithmetic can only
+make it slower, never wrong.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table
+from tarsia.manifests.plan import turns
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
 from tarsia.schemas.identity import draw_of, key_of, start
@@ -83,6 +85,7 @@ class Lineage:
         self._lake, self._store = lake, lake.store
         self._snapshot = lake.snapshot()
         self._footers: dict[str, pq.FileMetaData] = {}
+        self._turns: dict[tuple[str, str], list[int]] = {}  # when each window of a stage comes
 
     @cached_property
     def _manifests(self) -> list[Manifest]:
@@ -238,12 +241,15 @@ class Lineage:
             yield Place(stage=stage, copy_number=row["copy"], tokens=row["tokens"], unplaced=row["reason"])
         stored = manifest.tables["samples"]
         ends = np.cumsum([self._footer(stored).row_group(group).num_rows for group in self._groups(stored)])
-        positions = self._positions(manifest, state, ask, rank)
-        for copy, position in enumerate(positions):
+        samples = int(ends[-1]) if len(ends) else 0
+        for copy, position in enumerate(self._positions(manifest, state, ask, rank)):
             if copy in left_out:
                 continue
-            guess = int(np.searchsorted(ends, position * (int(ends[-1]) if len(ends) else 0), side="right"))
-            for at in sorted(range(len(ends)), key=lambda one: abs(one - guess)):
+            guesses = np.array(self._turned(manifest, samples, position)) * samples
+            likely = np.searchsorted(ends, guesses, side="right").tolist()
+            distance = [min(len(likely) * abs(group - at) + place for place, at in enumerate(likely))
+                        for group in range(len(ends))]  # fmt: skip
+            for at in sorted(range(len(ends)), key=distance.__getitem__):
                 row = self._met(stored, at, key, copy)
                 if row is not None:
                     del row["key"], row["copy"]
@@ -251,6 +257,20 @@ class Lineage:
                     break
             else:
                 return  # the lake has changed since
+
+    def _turned(self, manifest: Manifest, samples: int, position: float) -> list[float]:
+        """Where a position went when the windows of the stage were put into their order: the likeliest place first.
+
+        Contexts are not filled evenly to the last: the sample may be in the window before, or in the next.
+        """
+        key = (manifest.model, manifest.name)
+        if key not in self._turns:
+            self._turns[key] = turns(samples, manifest.seed, manifest.name).tolist()
+        when = self._turns[key]
+        window, inside = divmod(position * len(when), 1.0)
+        nearer, other = (window - 1, window + 1) if inside < 0.5 else (window + 1, window - 1)
+        there = [(int(one), one - window) for one in (window, nearer, other) if 0 <= one < len(when)]
+        return [(when[one] + min(max(inside - by, 0.0), 1.0)) / len(when) for one, by in there]
 
     def _met(self, stored: Stored, group: int, key: str, copy: int) -> dict[str, Any] | None:
         """The row of a copy in a row group of SAMPLES."""

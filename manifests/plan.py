@@ -542,3 +542,11 @@ def _sums_of(group: Int32s, values: Any, count: int, only: Bools | None = None) 
 
 def _group(count: Count) -> tuple[str, ...]:
     return count.corpus, count.kind, count.language, count.modality
+
+
+def turns(samples: int, seed: int, stage: str) -> Rows:
+    """When each window of a stage of so many samples, all in one part, has its turn: where its contexts went."""
+    numbers = np.arange(max(1, round(samples / LOT)))
+    turn = np.empty_like(numbers)
+    turn[_by_lot(np.zeros_like(numbers), samples, _seed(f"{seed}\0{stage}", 0))] = numbers
+    return turn

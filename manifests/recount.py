@@ -1,138 +1,32 @@
-"""One stage of a manifest, recounted in SQL from the tables of the lake that it was planned from.
+"""One stage of a manifest, recounted from the indexes of the lake that it was planned from, column beside column.
 
-Nulls never pass: tables may have been tampered with, so that comparisons say `is distinct from` instead of `<>`.
+Nothing passes for being absent: what a table leaves out is noted when it is read, and stands here as a number that no
+true value equals.
 """
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tarsia.builders.buckets import fewest
 from tarsia.builders.chat import PROMPTS, system_tokens
 from tarsia.builders.packing import lower_bound
-from tarsia.builders.storage import Store
-from tarsia.builders.tables import get_table
 from tarsia.builders.tokens import tokenizer
-from tarsia.manifests.findings import StageTables
-from tarsia.manifests.refollow import check_repair
-from tarsia.manifests.reselect import check_selection, register_scope, register_takes
-from tarsia.schemas.identity import redraws
+from tarsia.manifests.claimed import Claimed, Group
+from tarsia.manifests.ledger import NOWHERE, STEP, Array, Bools, Int64s, steps
+from tarsia.manifests.rehear import Heard
 from tarsia.schemas.lake import ORDER
 from tarsia.schemas.manifest import WINDOW
 from tarsia.schemas.recipe import Pack, Recipe
-from tarsia.schemas.sample import Kind
-from tarsia.schemas.shard import INDEX, SPEECH
 
-_INDEX = ("key", "draw", "record", "language", "modality", "questions", "offset", "length", "checksum")
-
-
-def _alone(pack: Pack | None) -> str:
-    """SQL: whether a sample shares its context with nobody."""
-    if pack is None or pack.seconds:
-        return str(pack is None).lower()
-    media, kinds = ("text", "image", "video", "audio"), [kind.value for kind in Kind]
-    named = [f"contains(modality::varchar, '{name}')" for name in media if name in pack.alone]
-    named += [f"kind::varchar = '{name}'" for name in kinds if name in pack.alone]
-    return f"({' or '.join(named) or 'false'})"
+_SLACK = 1e-6  # seconds
+_MOST = 2**31
 
 
-def recount(stage: StageTables, tables: dict[str, pa.Table], store: Store, recipe: Recipe | None) -> None:
-    """Notes whatever of the stage is not as its manifest says; leaves its tables registered."""
-    _register(stage, tables, store)
-    checks = (_check_contexts, _check_samples, _check_rooms, check_selection, _check_speech, _check_counts)
-    for check in (*checks, _check_deviation):
-        with stage.book.reading(stage.where):
-            check(stage)
-    with stage.book.reading(stage.where):
-        _check_header(stage, recipe)
-    with stage.book.reading(f"{stage.where} repaired"):
-        check_repair(stage, store)
-
-
-def _register(stage: StageTables, tables: dict[str, pa.Table], store: Store) -> None:
-    """Gives the tables of the manifest and of the lake their names; `chosen` is what the stage selected."""
-    sql, manifest = stage.sql, stage.manifest
-    sql.execute("drop table if exists due; drop table if exists no")  # another stage's
-    rows = pa.array(np.arange(len(tables["samples"])))
-    for name, table in {**tables, "samples": tables["samples"].append_column("row", rows)}.items():
-        sql.register(name, table)
-    facts = "key, copy, corpus::varchar as corpus, kind::varchar as kind, language::varchar as lang, modality::varchar"
-    sql.execute(
-        f"""create or replace temp table chosen as
-            select {facts} as modality, questions, tokens, seconds, spoken, true as placed from samples union all
-            select {facts}, questions, tokens, seconds, null, false from unplaced"""
-    )
-    parts, spoken = [_index_of(INDEX.empty_table(), "", "")], [_located(SPEECH.empty_table(), "", "")]
-    for state in stage.source.corpora:
-        for shard in state.shards:
-            table = get_table(store, shard.index, (*_INDEX, "audios"), verify=True)
-            parts.append(_index_of(table, state.corpus.name, shard.tar.path))
-    for speech in stage.source.speech:
-        for shard in speech.shards:
-            table = get_table(store, shard.index, verify=True).cast(SPEECH)
-            spoken.append(_located(table, speech.corpus, shard.tar.path))
-    sql.register("lake_index", pa.concat_tables(parts))
-    sql.register("lake_speech", pa.concat_tables(spoken))
-    tars = [stored.path for stored in manifest.shards]
-    sql.register("tars", pa.table({"number": range(len(tars)), "path": pa.array(tars, pa.string())}))
-    kinds = {state.corpus.name: state.corpus.kind.value for state in stage.source.corpora}
-    names, values = (pa.array(list(part), pa.string()) for part in (kinds, kinds.values()))
-    sql.register("corpora", pa.table({"corpus": names, "kind": values}))
-    sql.register("own_prompts", pa.table({"prompt": list(manifest.prompts), "cost": list(manifest.prompts.values())}))
-    shared = str(manifest.context.prompt == "context").lower()  # else no context bears the cost of a prompt
-    cost = f"if({shared}, cost, 0) as cost"
-    sql.execute(f"create or replace temp table prompts as select prompt, {cost} from own_prompts")
-    sql.execute(
-        """create or replace temp macro seen(modality) as case when contains(modality::varchar, 'video') then 'video'
-           when contains(modality::varchar, 'image') then 'image' else 'text' end"""
-    )
-    _register_speech(stage)
-    register_takes(stage)
-    register_scope(stage)
-
-
-def _register_speech(stage: StageTables) -> None:
-    """The decisions on questions that are still what was said (`clips`, `no`), and how long samples last with them.
-
-    Noise and text-to-speech without a sound of their own (`wanting`) last as long as the clip that was made of them.
-    """
-    sql = stage.sql
-    fresh = "from lake_speech s join lake_index i on i.key = s.key and i.record = s.record and i.corpus = s.corpus"
-    sql.execute(f"create or replace temp table no as select s.corpus, s.key, unnest(s.refused).turn as turn {fresh}")
-    sql.execute(
-        f"""create or replace temp table clips as
-            select corpus, key, draw, clip.turn as turn, clip.samples16 as samples16 from
-            (select s.corpus, s.key, s.draw, unnest(s.clips) as clip {fresh})"""
-    )
-    sql.execute(
-        """create or replace temp table lasting as
-           select i.*, c.kind in ('tts', 'noise') and i.modality = 'text' as wanting,
-                  i.seconds + if(wanting, coalesce(v.samples16, 0) / 16000, 0) as lasts
-           from lake_index i join corpora c on c.corpus = i.corpus
-           left join clips v on v.key = i.key and v.corpus = i.corpus and v.turn = 0"""
-    )
-
-
-def _index_of(index: pa.Table, corpus: str, path: str) -> pa.Table:
-    """What the checks need of an index, with the seconds of audio in each sample."""
-    audios = index["audios"].combine_chunks()
-    parts = audios.flatten()
-    length = pc.divide(pc.struct_field(parts, "samples").cast(pa.float64()), pc.struct_field(parts, "rate"))
-    seconds = np.bincount(pc.list_parent_indices(audios), length, len(index)).astype(np.float64)
-    return _located(index.select(_INDEX).append_column("seconds", pa.array(seconds)), corpus, path)
-
-
-def _located(table: pa.Table, corpus: str, path: str) -> pa.Table:
-    """A table with the corpus and the tar that its rows belong to, names as plain strings."""
-    plain = [column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in table.columns]
-    names = [pa.array([name] * len(table), pa.string()) for name in (corpus, path)]
-    return pa.table([*plain, *names], [*table.column_names, "corpus", "path"])
-
-
-# --- the checks -----------------------------------------------------------------------------------------------------
-
-
-def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
+def check_header(stage: Claimed, recipe: Recipe | None) -> None:
     """The settings are those of the recipe, and the tars those of the snapshot."""
     manifest, where, book = stage.manifest, stage.where, stage.book
     alone = Recipe(
@@ -159,295 +53,361 @@ def _check_header(stage: StageTables, recipe: Recipe | None) -> None:
     known |= {shard.tar for speech in stage.source.speech for shard in speech.shards}
     strange = [stored.path for stored in manifest.shards if stored not in known]
     book.check(where, not strange, f"tars that the lake's snapshot does not list: {strange[:3]}")
-    if manifest.stage.spoken is None and not stage.one("select count(*) from wanted")[0]:
-        book.equal(where, "voices of a silent stage", manifest.pool, None)
 
 
-def _check_contexts(stage: StageTables) -> None:
+# --- contexts -------------------------------------------------------------------------------------------------------
+
+
+_VIDEO, _IMAGE, _ALONE = 1, 2, 4
+_SEEN = ("text", "image", "video")
+
+
+class _Stretch:
+    """Some contexts next to each other, with their samples."""
+
+    def __init__(self, stage: Claimed, contexts: slice, rows: slice | Int64s) -> None:
+        self.stage, self.contexts, self.rows = stage, contexts, rows
+        self.of = stage.samples["context"][rows] - contexts.start
+        self._begins = np.flatnonzero(np.diff(self.of, prepend=-1))
+        self._present = self.of[self._begins]
+        self.sizes = np.zeros(contexts.stop - contexts.start, np.int64)
+        self.sizes[self._present] = np.diff(self._begins, append=len(self.of))
+
+    def said(self, name: str) -> Array:
+        """What the rows of the contexts say."""
+        return self.stage.contexts[name][self.contexts]
+
+    def brought(self, values: Array, reduce: np.ufunc = np.add) -> Array:
+        """The values of each context's samples, brought together; 0 for a context without any."""
+        kind = np.int64 if values.dtype.kind in "iu" and reduce is np.add else values.dtype
+        found = np.zeros(len(self.sizes), kind)
+        if len(self._begins):
+            found[self._present] = reduce.reduceat(values, self._begins, dtype=kind)
+        return found
+
+
+def _stretches(stage: Claimed) -> Iterator[_Stretch]:
+    """All contexts, some at a time; samples may be out of order, and of no context, where a table was tampered with."""
+    contexts, count = stage.samples["context"], len(stage.contexts["context"])
+    ordered = all((contexts[part][1:] >= contexts[part][:-1]).all() for part in _overlapping(len(contexts)))
+    order = None if ordered else np.argsort(contexts, kind="stable")
+    sorted_ = contexts if order is None else contexts[order]
+    size = max(1, count * STEP // max(1, len(contexts)))
+    for begin in range(0, count, size):
+        end = min(begin + size, count)
+        low, high = np.searchsorted(sorted_, [begin, end]).tolist()
+        yield _Stretch(stage, slice(begin, end), slice(low, high) if order is None else order[low:high])
+
+
+def _overlapping(count: int) -> Iterator[slice]:
+    return (slice(max(0, part.start - 1), part.stop) for part in steps(count))
+
+
+def check_contexts(stage: Claimed) -> None:
     """Every context whole, within its budget, and what its row says; no sample meets a copy of itself."""
-    manifest, pack = stage.manifest, stage.manifest.stage.pack
-    most = (pack.tiles if pack else None) or 2**31
-    seconds, samples = (pack.seconds, pack.samples) if pack and pack.seconds else (None, 2**31)
-    stage.book.equal(stage.where, "contexts", stage.manifest.contexts, stage.one("select count(*) from contexts")[0])
-    stage.none(
-        f"""
-        with sums as (
-            select context, count(*) as n, sum(tokens) as t, sum(tiles) as s_tiles, sum(frames) as s_frames,
-                   sum(audio_tokens) as s_audio, sum(seconds) as s_seconds, max(tokens) as t_most,
-                   if($4::double is null, null, max(seconds) * count(*)) as s_padded,
-                   min(slot) as low, max(slot) as high,
-                   count(distinct slot) as slots, bool_and(row - slot is not distinct from first) as in_place,
-                   bool_or(seen(modality) = 'video') as video, bool_or(seen(modality) = 'image') as image,
-                   bool_or({_alone(manifest.stage.pack)}) as alone,
-                   count(*) - count(distinct key) as repeated
-            from samples left join (select context, first from contexts) using (context) group by context),
-        starts as (
-            select context, coalesce(sum(samples) over (order by context rows between unbounded preceding
-                   and 1 preceding), 0) as begins, row_number() over (order by context) - 1 as number from contexts)
-        select 'context', c.context, 'recorded', c.tokens, 'its samples come to', s.t + p.cost from contexts c
-        left join sums s using (context) left join prompts p on p.prompt =
-              (case when s.video then 'video' when s.image then 'image' else 'text' end)
-        left join starts f using (context)
-        where c.samples is distinct from s.n or c.tokens is distinct from s.t + p.cost
-           or if($4::double is null, c.tokens, t_most) > $1
-           or s_padded > $4::double + 1e-6 or s.n > $5
-           or (s_padded is null) is distinct from (c.padded_seconds is null)
-           or abs(s_padded - c.padded_seconds) > 1e-6
-           or c.tiles is distinct from s_tiles or c.frames is distinct from s_frames
-           or c.audio_tokens is distinct from s_audio or not coalesce(abs(c.seconds - s_seconds) <= 1e-6, false)
-           or s.low is distinct from 0 or s.high is distinct from s.n - 1 or s.slots is distinct from s.n
-           or not coalesce(in_place, false) or c.first is distinct from f.begins or c.context is distinct from f.number
-           or (s.alone and s.n > 1) or s.repeated > 0 or c.tiles + c.frames > $2
-           or c.prompt::varchar is distinct from if($3 = 'context', p.prompt, $3)
-        order by 2
-        """,
+    manifest, said, contexts = stage.manifest, stage.contexts, stage.samples["context"]
+    count, found = len(said["context"]), np.zeros(len(said["context"]), np.int64)
+    stage.book.equal(stage.where, "contexts", manifest.contexts, count)
+    stage.book.none(stage.where, "samples without a context", (contexts < 0) | (contexts >= count),
+                    lambda number: (stage.key(number), int(contexts[number])))  # fmt: skip
+    traits = np.array([_trait(group, manifest.stage.pack) for group in stage.groups] or [0], np.uint8)
+    wrong, first = np.zeros(count, np.bool_), 0
+    for stretch in _stretches(stage):
+        wrong[stretch.contexts] = _is_wrong(stretch, traits, first, found[stretch.contexts])
+        first += int(stretch.sizes.sum())
+    stage.book.none(
+        stage.where,
         "contexts that are not the sum of their samples, or differ from their row",
-        manifest.context.tokens,
-        most,
-        manifest.context.prompt,
-        seconds,
-        samples,
-    )
-    stage.none(
-        "select key, context from samples where context is null or context not in (select context from contexts)",
-        "samples without a context",
+        wrong,
+        lambda at: ("context", at, "recorded", int(said["tokens"][at]), "its samples come to", int(found[at])),
     )
 
 
-def _check_samples(stage: StageTables) -> None:
+def _is_wrong(stretch: _Stretch, traits: Array, first: int, found: Int64s) -> Bools:
+    """Which contexts are not what their rows say; writes the tokens that they come to."""
+    stage, rows, said, sizes = stretch.stage, stretch.rows, stretch.said, stretch.sizes
+    manifest, pack, chosen = stage.manifest, stage.manifest.stage.pack, stage.chosen
+    held = stretch.brought(traits[chosen.groups[rows]], np.bitwise_or)
+    seen = np.where(held & _VIDEO, 2, np.where(held & _IMAGE, 1, 0))
+    shared, prompts = manifest.context.prompt == "context", np.array(stage.prompts or [None], object)
+    costs = np.array([manifest.prompts[name] if shared else 0 for name in _SEEN])
+    named = np.array([prompts == (name if shared else manifest.context.prompt) for name in _SEEN])
+    found[:] = stretch.brought(chosen.tokens[rows]) + costs[seen]
+    wrong: Bools = ~named[seen, said("prompt")]
+    wrong |= (said("samples") != sizes) | (said("tokens") != found)
+    for name in ("tiles", "frames", "audio_tokens"):
+        wrong |= said(name) != stretch.brought(stage.samples[name][rows])
+    wrong |= ~(np.abs(said("seconds") - stretch.brought(chosen.seconds[rows])) <= _SLACK)
+    wrong |= said("first") != np.cumsum(sizes) - sizes + first
+    wrong |= said("context") != np.arange(stretch.contexts.start, stretch.contexts.stop)
+    wrong |= ((held & _ALONE) > 0) & (sizes > 1)
+    wrong |= said("tiles").astype(np.int64) + said("frames") > ((pack.tiles if pack else None) or _MOST)
+    wrong |= _over(stretch)
+    wrong[stretch.of[_out_of_place(stretch)]] = True
+    wrong[_met_twice(stretch)] = True
+    return wrong
+
+
+def _trait(group: Group, pack: Pack | None) -> int:
+    trait = {"video": _VIDEO, "image": _IMAGE}.get(group.seen, 0)
+    return trait | _ALONE * is_alone(group, pack)
+
+
+def is_alone(group: Group, pack: Pack | None) -> bool:
+    """Whether a sample of a group shares its context with nobody."""
+    if pack is None or pack.seconds:
+        return pack is None
+    media = [name for name in ("text", "image", "video", "audio") if name in (group.modality or "")]
+    return not {*media, group.kind}.isdisjoint(pack.alone)
+
+
+def _over(stretch: _Stretch) -> Bools:
+    """Contexts beyond what the recipe lets one hold; of batches by seconds, each sample has a row of its own."""
+    said, chosen, manifest = stretch.said, stretch.stage.chosen, stretch.stage.manifest
+    budget, pack, padded = manifest.context.tokens, manifest.stage.pack, said("padded_seconds")
+    if not (pack and pack.seconds):
+        return np.asarray((said("tokens") > budget) | ~np.isnan(padded))
+    over: Bools = stretch.brought(chosen.tokens[stretch.rows], np.maximum) > budget
+    lasting = stretch.brought(chosen.seconds[stretch.rows], np.maximum) * stretch.sizes
+    over |= ~(np.abs(padded - lasting) <= _SLACK)
+    over |= (lasting > pack.seconds + _SLACK) | (stretch.sizes > pack.samples)
+    return over
+
+
+def _out_of_place(stretch: _Stretch) -> Bools:
+    """The samples whose slot is not their distance from the first sample of their context."""
+    slots, rows = stretch.stage.samples["slot"][stretch.rows], stretch.rows
+    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    wrong: Bools = numbers - slots != stretch.said("first")[stretch.of]
+    wrong |= (slots < 0) | (slots >= stretch.said("samples")[stretch.of])
+    return wrong
+
+
+def _met_twice(stretch: _Stretch) -> Int64s:
+    """The contexts that hold a sample and a copy of it."""
+    chosen = stretch.stage.chosen
+    if not (chosen.copies[stretch.rows] != 0).any():
+        return np.empty(0, np.int64)
+    known = chosen.rows[stretch.rows] != NOWHERE
+    pairs = np.sort(stretch.of[known].astype(np.int64) << 32 | chosen.rows[stretch.rows][known])
+    again: Int64s = pairs[1:][pairs[1:] == pairs[:-1]] >> 32
+    return again
+
+
+# --- samples --------------------------------------------------------------------------------------------------------
+
+
+def check_samples(stage: Claimed) -> None:
     """Every sample once, and as the lake's index has it."""
-    twice = stage.one("select count(*) - count(distinct (key, copy)) from chosen")[0]
-    stage.book.equal(stage.where, "samples selected twice", 0, twice)
-    stage.none(
-        """
-        select s.key, s.corpus::varchar from samples s left join tars t on t.number = s.shard
-        left join lake_index i on i.key = s.key and i.corpus = s.corpus::varchar
-        where i.key is null or i.path is distinct from t.path or i."offset" is distinct from s."offset"
-           or i.length is distinct from s.length or i.checksum is distinct from s.checksum or i.length = 0 order by 1
-        """,
-        "samples that do not lie where the lake's index has them",
-    )
-    stage.none(
-        """
-        select s.key, s.corpus from chosen s left join lake_index i on i.key = s.key and i.corpus = s.corpus
-        left join corpora c on c.corpus = s.corpus
-        where i.key is null or i.questions is distinct from s.questions or i.language is distinct from s.lang
-           or i.modality is distinct from s.modality or c.kind is distinct from s.kind
-           or not coalesce(s.seconds - i.seconds >= -1e-6, false) order by 1
-        """,
-        "samples that are not what the lake's index says",
-    )
+    chosen, ledger, book = stage.chosen, stage.ledger, stage.book
+    book.equal(stage.where, "samples selected twice", 0, stage.met.twice)
+    book.none(stage.where, "samples that do not lie where the lake's index has them", stage.lying,
+              lambda number: _named(stage, number))  # fmt: skip
+    kinds = {state.corpus.name: state.corpus.kind.value for state in stage.source.corpora}
+    manners = np.array([stage.number(group) if kinds.get(group.corpus or "") == group.kind else -1
+                        for group in stage.groups] or [-1])  # fmt: skip
+    wrong = np.zeros(len(chosen), np.bool_)
+    for part in steps(len(chosen)):
+        rows, mine = chosen.rows[part], wrong[part]
+        mine[:] = (rows == NOWHERE) | (ledger.questions[rows] != chosen.questions[part])
+        mine |= ledger.manner[rows] != stage.of_groups(manners, part)
+        mine |= ~(chosen.seconds[part] - ledger.seconds[rows] >= -_SLACK)
+    book.none(stage.where, "samples that are not what the lake's index says", wrong,
+              lambda number: _named(stage, number))  # fmt: skip
 
 
-def _check_rooms(stage: StageTables) -> None:
+def _named(stage: Claimed, number: int) -> tuple[str, str | None]:
+    return stage.key(number), stage.groups[stage.chosen.groups[number]].corpus
+
+
+# --- room -----------------------------------------------------------------------------------------------------------
+
+
+def check_rooms(stage: Claimed, heard: Heard) -> None:
     """Unplaced is what no context of its own could hold; the bound and the fill are those of what may be shared."""
-    manifest, budget, pack = stage.manifest, stage.manifest.context.tokens, stage.manifest.stage.pack
-    most = (pack.tiles if pack else None) or 2**31
-    stage.sql.execute(
-        f"""create or replace temp table rooms as
-            select c.*, {_alone(pack)} as alone, $1 - p.cost as room from chosen c
-            left join prompts p on p.prompt = seen(modality)""",
-        [budget],
-    )
-    stage.sql.execute(
-        """create or replace temp table wanted as select c.key, c.copy, c.corpus, c.placed, v.key is not null as made,
-           n.key is not null as refused from chosen c
-           join lasting i on i.key = c.key and i.corpus = c.corpus and i.wanting and i.length > 0
-           left join clips v on v.key = c.key and v.corpus = c.corpus and v.turn = 0
-           left join no n on n.key = c.key and n.corpus = c.corpus and n.turn = 0"""
-    )
-    stage.none(
-        """select w.key, w.copy, u.reason from wanted w left join unplaced u using (key, copy)
-           where w.placed and not w.made or not w.placed and not w.made and u.reason is distinct from
-           if(w.refused, 'unspoken: refused', 'unspoken: pending') order by 1, 2""",
-        "samples that nobody has said, placed or unplaced for another reason",
-    )
-    least = stage.one("select min(room) from rooms where not alone")[0]
-    text = stage.one("select cost from prompts where prompt = 'text'")[0]
-    capacity = min(budget - text, least if least is not None else budget)
+    manifest, pack, chosen = stage.manifest, stage.manifest.stage.pack, stage.chosen
+    if manifest.stage.spoken is None and not heard.wanted.any():
+        stage.book.equal(stage.where, "voices of a silent stage", manifest.pool, None)
+    unsaid = heard.wanted & ~heard.made
+    stage.book.none(stage.where, "samples that nobody has said are placed", unsaid[: chosen.placed],
+                    lambda number: _named(stage, number))  # fmt: skip
+    costs = manifest.prompts if manifest.context.prompt == "context" else dict.fromkeys(manifest.prompts, 0)
+    budget, alone = manifest.context.tokens, [is_alone(group, pack) for group in stage.groups]
+    rooms = [budget - costs[group.seen] for group in stage.groups]
+    shared = [room for room, single in zip(rooms, alone, strict=True) if not single]
+    capacity = min([budget - costs["text"], *shared])
     stage.book.equal(stage.where, "capacity", manifest.capacity, capacity)
-    stage.none(
-        """
-        select r.key, r.tokens, r.room, u.reason from rooms r join unplaced u using (key, copy)
-        join lake_index i on i.key = r.key and i.corpus = r.corpus
-        left join wanted w on w.key = r.key and w.copy = r.copy where not r.placed and coalesce(w.made, true) and
-        case when i.length = 0 then u.reason is distinct from 'taken-down'
-             when r.tokens > r.room then u.reason is distinct from format('over-long: {} tokens, room for {}',
-                                                                          r.tokens, r.room)
-             when $2::double is not null and r.seconds = 0
-                  then u.reason is distinct from 'silent: no sound to be batched by'
-             when $2::double is not null then r.seconds <= $2::double or u.reason is distinct from
-                  format('over-lasting: {:.3f} seconds, room for {:.3f}', r.seconds, $2::double)
-        else not regexp_full_match(u.reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1)
-             or try_cast(regexp_extract(u.reason, '[0-9]+') as bigint) <= $1 end
-        order by 1
-        """,
-        "unplaced samples that would fit, or for another reason",
-        most,
-        pack.seconds if pack else None,
-    )
+    _check_unplaced(stage, heard, rooms)
     if pack and pack.seconds:
         _check_batches(stage, pack.seconds, pack.samples)
+    else:
+        _check_bound(stage, capacity, alone)
+
+
+def _check_unplaced(stage: Claimed, heard: Heard, rooms: list[int]) -> None:
+    chosen, pack, ledger = stage.chosen, stage.manifest.stage.pack, stage.ledger
+    others = np.arange(chosen.placed, len(chosen))
+    others = others[chosen.rows[others] != NOWHERE]  # those that the lake has; the rest is noted elsewhere
+    if not len(others):
         return
-    book, where = stage.book, stage.where
+    columns = {
+        "number": others,
+        "tokens": chosen.tokens[others],
+        "room": np.array(rooms or [0])[chosen.groups[others]],
+        "seconds": chosen.seconds[others],
+        "gone": ledger.lengths[chosen.rows[others]] == 0,
+        "unsaid": heard.wanted[others] & ~heard.made[others],
+        "refused": heard.refused[others],
+    }
+    reasons = stage.reasons.take(pa.array(others - chosen.placed))
+    with duckdb.connect() as sql:
+        sql.register("unplaced", pa.table({**columns, "reason": reasons}))
+        found = sql.execute(
+            """
+            select number, tokens, room, reason from unplaced where
+            case when gone then reason is distinct from 'taken-down'
+                 when unsaid then reason is distinct from 'unspoken: ' || if(refused, 'refused', 'pending')
+                 when tokens > room
+                      then reason is distinct from format('over-long: {} tokens, room for {}', tokens, room)
+                 when $2::double is not null and seconds = 0
+                      then reason is distinct from 'silent: no sound to be batched by'
+                 when $2::double is not null then seconds <= $2::double or reason is distinct from
+                      format('over-lasting: {:.3f} seconds, room for {:.3f}', seconds, $2::double)
+            else not coalesce(regexp_full_match(reason, 'over-tiled: [0-9]+ tiles and frames, room for ' || $1), false)
+                 or try_cast(regexp_extract(reason, '[0-9]+') as bigint) <= $1 end
+            order by number limit 3
+            """,
+            [(pack.tiles if pack else None) or _MOST, pack.seconds if pack else None],
+        ).fetchall()
+    said = "; ".join(str((stage.key(number), *rest)) for number, *rest in found)
+    stage.book.check(stage.where, not found, f"unplaced samples that would fit, or for another reason: {said}")
+
+
+def _check_bound(stage: Claimed, capacity: int, alone: list[bool]) -> None:
+    """No packing of what may be shared has fewer contexts; how full they are."""
+    manifest, book, where = stage.manifest, stage.book, stage.where
+    pack, chosen, samples = manifest.stage.pack, stage.chosen, stage.samples
     book.equal(where, "padding", manifest.padding, None)
-    shared = stage.sql.sql(
-        """select r.tokens, s.tiles + s.frames as units, s.context from rooms r join samples s using (key, copy)
-           where r.placed and not r.alone and r.tokens <= $1 and r.tokens > 0 and s.context is not null""",
-        params=[capacity],
-    ).fetchnumpy()
-    costs, packs = np.asarray(shared["tokens"], np.int32), len(np.unique(shared["context"]))
-    units = np.asarray(shared["units"], np.int32) if pack and pack.tiles else None
-    alone = stage.one("select count(*) from samples")[0] - len(costs)
+    costs = chosen.tokens[: chosen.placed]
+    together = ~stage.of_groups(np.array(alone), slice(0, chosen.placed)) & (costs > 0) & (costs <= capacity)
+    costs, contexts = costs[together], samples["context"][together]
+    units = samples["tiles"][together] + samples["frames"][together] if pack and pack.tiles else None
     bound, binding = lower_bound(costs, capacity, units, pack.tiles if pack else None)
-    book.equal(where, "bound", manifest.bound, bound + alone)
+    book.equal(where, "bound", manifest.bound, bound + chosen.placed - len(costs))
     book.equal(where, "binding", manifest.binding, binding)
+    packs = int(np.count_nonzero(contexts[1:] != contexts[:-1])) + 1 if len(contexts) else 0
     fullness = int(costs.sum(dtype=np.int64)) / (packs * capacity) if packs else 1.0
     book.equal(where, "fill", manifest.fill, fullness)
 
 
-def _check_batches(stage: StageTables, budget: float, most: int) -> None:
+def _check_batches(stage: Claimed, budget: float, most: int) -> None:
     """The bound, fill and padding of batches by seconds, from the seconds of their samples."""
     manifest, book, where = stage.manifest, stage.book, stage.where
-    lengths = stage.sql.sql("select round_even(seconds * 1e6, 0)::bigint as length from samples").fetchnumpy()["length"]
-    bound, binding = fewest(np.asarray(lengths, np.int64), round(budget * 1e6), most)
+    lengths = stage.chosen.seconds[: stage.chosen.placed]
+    bound, binding = fewest(np.rint(lengths * 1e6).astype(np.int64), round(budget * 1e6), most)
     book.equal(where, "bound", manifest.bound, bound)
     book.equal(where, "binding", manifest.binding, binding)
-    seconds, padded, batches = stage.one(
-        """select coalesce(sum(real), 0), coalesce(sum(padded), 0), count(*) from
-           (select sum(seconds) as real, max(seconds) * count(*) as padded from samples group by context)"""
-    )
+    seconds, padded, batches = float(lengths.sum()), 0.0, 0
+    for stretch in _stretches(stage):
+        batches += int(np.count_nonzero(stretch.sizes))
+        padded += float((stretch.brought(lengths[stretch.rows], np.maximum) * stretch.sizes).sum())
     book.equal(where, "fill", manifest.fill, seconds / (batches * budget) if batches else 1.0)
     book.equal(where, "padding", manifest.padding, padded / seconds - 1 if seconds else 0.0)
 
 
-def _check_speech(stage: StageTables) -> None:
-    """What is heard was accepted, is the first of what was accepted, and no more than asked. Leaves `due`."""
-    manifest, book, sql = stage.manifest, stage.book, stage.sql
-    sql.execute(
-        """create or replace temp table of_chosen as
-           select b.take, c.corpus, c.key, c.copy, c.placed, v.draw, v.turn, v.samples16 from clips v
-           join chosen c on c.key = v.key and c.corpus = v.corpus
-           join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality"""
-    )
-    of_chosen = sql.sql("select * from of_chosen").to_arrow_table()
-    draws, turns, copies = (of_chosen[name].combine_chunks().to_numpy().astype(np.uint64)
-                            for name in ("draw", "turn", "copy"))  # fmt: skip
-    coins = redraws(draws, "spoken", turns + copies * np.uint64(2**32))
-    sql.register("coined", of_chosen.append_column("coin", pa.array(coins)))
-    quotas = [(ask.corpus, ask.take, ask.spoken or 0) for ask in manifest.asks]
-    columns = list(zip(*quotas, strict=True)) or [(), (), ()]
-    types = (pa.string(), pa.int32(), pa.int64())
-    arrays = [pa.array(list(column), kind) for column, kind in zip(columns, types, strict=True)]
-    sql.register("quotas", pa.table(arrays, ["corpus", "take", "quota"]))
-    sql.execute(
-        """create or replace temp table due as select corpus, key, copy, turn, samples16, placed from
-           (select *, row_number() over (partition by corpus, take order by coin, key, turn, copy) as place from coined)
-           join quotas using (corpus, take) where place <= quota"""
-    )
-    sql.execute(
-        """create or replace temp table heard as
-           select corpus::varchar as corpus, key, copy, unnest(spoken) as turn from samples"""
-    )
-    stage.none(
-        """(select 'heard', * from (select * from heard except select corpus, key, copy, turn from due where placed))
-           union all (select 'not heard', * from (select corpus, key, copy, turn from due where placed except
-           select * from heard))""",
-        "questions heard that are not the first accepted, or the reverse",
-    )
-    stage.none(
-        "select key, spoken from samples where spoken is distinct from list_sort(list_distinct(spoken))",
-        "questions heard twice or out of order",
-    )
-    stage.none(
-        """select s.key from samples s left join lake_speech l on l.key = s.key and l.corpus = s.corpus::varchar
-           left join tars t on t.number = s.speech_shard
-           where case when len(s.spoken) > 0 then t.path is distinct from l.path
-                or s.speech_offset is distinct from l."offset" or s.speech_length is distinct from l.length
-                or s.speech_checksum is distinct from l.checksum
-           else coalesce(s.speech_shard, s.speech_offset, s.speech_length, s.speech_checksum) is not null end""",
-        "samples whose speech lies elsewhere",
-    )
-    stage.none(
-        """with said as (select key, copy, sum(samples16) / 16000 as seconds from due group by all)
-           select c.key, c.seconds from chosen c join lake_index i on i.key = c.key and i.corpus = c.corpus
-           left join said on said.key = c.key and said.copy = c.copy
-           where not coalesce(abs(c.seconds - i.seconds - coalesce(said.seconds, 0)) <= 1e-6, false)""",
-        "samples with other seconds than their audio and their clips",
-    )
-    by_take = """select c.corpus, take, sum(c.questions) from chosen c join belongs using (corpus, lang, modality)
-                 join lake_index i on i.key = c.key and i.corpus = c.corpus where i.length > 0 group by all"""
-    counted = {(corpus, take): questions for corpus, take, questions in sql.execute(by_take).fetchall()}
-    by_take = """select c.corpus, b.take, count(*) from wanted w join chosen c using (key, copy)
-                 join belongs b on b.corpus = c.corpus and b.lang = c.lang and b.modality = c.modality group by all"""
-    needed = {(corpus, take): count for corpus, take, count in sql.execute(by_take).fetchall()}
-    for ask in manifest.asks:
-        share = manifest.stage.spoken
-        quota = round(share.number / 100 * counted.get((ask.corpus, ask.take), 0)) if share else None
-        if ask.kind in (Kind.TTS, Kind.NOISE):
-            quota = needed.get((ask.corpus, ask.take), 0 if share else None)
-        book.equal(f"{stage.where} {ask.corpus}", "questions to be heard", ask.spoken, quota)
+# --- counts ---------------------------------------------------------------------------------------------------------
 
 
-_SUMS = ("selected", "selected_questions", "selected_tokens", "selected_seconds", "placed", "placed_questions",
-         "placed_tokens", "placed_seconds", "spoken", "placed_spoken", "refused")  # fmt: skip
+_FIGURES = ("selected", "selected_questions", "selected_tokens", "selected_seconds", "placed", "placed_questions",
+            "placed_tokens", "placed_seconds", "spoken", "placed_spoken", "refused")  # fmt: skip
 
 
-def _check_counts(stage: StageTables) -> None:
+def check_counts(stage: Claimed, heard: Heard) -> None:
     """Selected, placed and heard, by corpus, language and modality."""
-    manifest, book = stage.manifest, stage.book
-    rows = stage.sql.execute(
-        """
-        with said as (select key, copy, count(*) as spoken from due group by all),
-        refusals as (select key, count(*) as refused from no group by key),
-        every as (select chosen.*, coalesce(said.spoken, 0) as said, coalesce(refused, 0) as refused
-                  from chosen left join said using (key, copy) left join refusals using (key))
-        select corpus, kind, lang, modality, count(*), sum(questions), sum(tokens), sum(seconds),
-               count(*) filter (placed), coalesce(sum(questions) filter (placed), 0),
-               coalesce(sum(tokens) filter (placed), 0), coalesce(sum(seconds) filter (placed), 0),
-               sum(said), coalesce(sum(said) filter (placed), 0), sum(refused) from every group by 1, 2, 3, 4
-        """
-    ).fetchall()
-    found = {row[:4]: dict(zip(_SUMS, row[4:], strict=True)) for row in rows}
-    claimed = {(one.corpus, one.kind.value, one.language, one.modality): one for one in manifest.counts}
+    manifest, book, found = stage.manifest, stage.book, _counted(stage, heard)
+    claims = {Group(one.corpus, one.kind.value, one.language, one.modality): one for one in manifest.counts}
     book.equal(stage.where, "groups of samples", len(manifest.counts), len(found))
-    book.check(stage.where, claimed.keys() == found.keys(), f"other groups: {sorted(claimed.keys() ^ found.keys())}")
-
-    def listened(group: tuple[str, ...]) -> bool:
-        return manifest.stage.spoken is not None or (group[1] in ("tts", "noise") and group[3] == "text")
-
-    for group in sorted(claimed.keys() & found.keys()):
-        where, one = f"{stage.where} {' '.join(group)}", claimed[group]
-        for name, value in found[group].items():
-            if name != "refused" or listened(group):
+    book.check(stage.where, claims.keys() == found.keys(),
+               f"other groups: {sorted(map(tuple, claims.keys() ^ found.keys()))}")  # fmt: skip
+    for group in sorted(claims.keys() & found.keys()):
+        where, one = f"{stage.where} {' '.join(map(str, group))}", claims[group]
+        listened = manifest.stage.spoken is not None or (group.kind in ("tts", "noise") and group.modality == "text")
+        for name, value in zip(_FIGURES, found[group], strict=True):
+            if name != "refused" or listened:
                 book.equal(where, name, getattr(one, name), value)
-        if not listened(group):
+        if not listened:
             book.equal(where, "speakable, refused, pending", (one.speakable, one.refused, one.pending), (0, 0, 0))
 
 
-def _check_deviation(stage: StageTables) -> None:
+def _counted(stage: Claimed, heard: Heard) -> dict[Group, tuple[Any, ...]]:
+    """The figures of each group."""
+    chosen, size = stage.chosen, len(stage.groups)
+    placed, others = slice(0, chosen.placed), slice(chosen.placed, len(chosen))
+
+    def sums(values: Array | None, part: slice) -> Array:
+        return sum_by(chosen.groups[part], None if values is None else values[part], size)
+
+    columns = (None, chosen.questions, chosen.tokens, chosen.seconds)
+    inside = [sums(values, placed) for values in columns]
+    selected = [one + sums(values, others) for one, values in zip(inside, columns, strict=True)]
+    spoken = [sum_by(chosen.groups[at], None, size) for at in (heard.at, heard.at[heard.at < chosen.placed])]
+    refused = sums(heard.refusals, slice(None)) if heard.refusals.any() else spoken[0] * 0
+    figures = np.stack([*selected, *inside, *spoken, refused]).T.tolist()
+    whole = [name.endswith("seconds") for name in _FIGURES]
+    return {
+        group: tuple(value if exact else round(value) for value, exact in zip(row, whole, strict=True))
+        for group, row in zip(stage.groups, figures, strict=True)
+    }
+
+
+def sum_by(groups: Array, values: Array | None, size: int) -> Array:
+    """The sum of the values of each group, or how many it has."""
+    found = np.zeros(size)
+    for part in steps(len(groups)):
+        found += np.bincount(groups[part], None if values is None else values[part], size)
+    return found
+
+
+def check_deviation(stage: Claimed) -> None:
     """The corpus and the window of contexts whose share of tokens is furthest from that of the stage."""
-    claimed = stage.manifest.deviation
-    furthest = stage.sql.execute(
-        f"""
-        with tokens as (select corpus::varchar as corpus, context // {WINDOW} as number, sum(tokens) as t from samples
-                        group by all),
-        everywhere as (select corpus, sum(t) / (select sum(t) from tokens) as share from tokens group by corpus),
-        windows as (select number, sum(t) as t from tokens where number < {stage.manifest.contexts // WINDOW}
-                    group by 1),
-        pairs as (select e.corpus, w.number, coalesce(k.t, 0) / w.t as inside, e.share as whole
-                  from windows w cross join everywhere e left join tokens k on k.number = w.number
-                  and k.corpus = e.corpus)
-        select corpus, number, inside, whole, abs(inside - whole), max(abs(inside - whole)) over () from pairs
-        """
-    ).fetchall()
-    stage.book.equal(stage.where, "whether there is a window", claimed is not None, bool(furthest))
-    if claimed is None or not furthest:
+    claim, book, where = stage.manifest.deviation, stage.book, stage.where
+    furthest = _furthest(stage)
+    book.equal(where, "whether there is a window", claim is not None, furthest is not None)
+    if claim is None or furthest is None:
         return
-    where = f"{stage.where} window {claimed.window} {claimed.corpus}"
-    mine = [row for row in furthest if row[:2] == (claimed.corpus, claimed.window)]
-    stage.book.check(where, bool(mine), "no such corpus or window")
-    for _, _, inside, whole, distance, largest in mine:
-        stage.book.equal(where, "share of tokens", claimed.share, inside)
-        stage.book.equal(where, "share of tokens in the stage", claimed.whole, whole)
-        stage.book.check(where, distance >= largest - 1e-6, f"deviation {distance} is not the largest, {largest} is")
+    corpora, inside, whole = furthest
+    where = f"{where} window {claim.window} {claim.corpus}"
+    there = claim.corpus in corpora and 0 <= claim.window < len(inside)
+    book.check(where, there, "no such corpus or window")
+    if there:
+        corpus, distances = corpora.index(claim.corpus), np.abs(inside - whole)
+        mine = float(distances[claim.window, corpus])
+        book.equal(where, "share of tokens", claim.share, float(inside[claim.window, corpus]))
+        book.equal(where, "share of tokens in the stage", claim.whole, float(whole[corpus]))
+        largest = float(distances.max())
+        book.check(where, mine >= largest - 1e-6, f"deviation {mine} is not the largest, {largest} is")
+
+
+class _Shares(NamedTuple):
+    corpora: list[str | None]
+    inside: Array  # (windows, corpora): a corpus's share of the tokens of each
+    whole: Array  # (corpora,): and of all
+
+
+def _furthest(stage: Claimed) -> _Shares | None:
+    """How the tokens of each whole window, and of all contexts, are shared among the corpora."""
+    chosen, windows = stage.chosen, stage.manifest.contexts // WINDOW
+    corpora = sorted({group.corpus for group in stage.groups}, key=str)
+    of_groups = np.array([corpora.index(group.corpus) for group in stage.groups], np.int64)
+    sums = np.zeros((max(0, windows) + 2, len(corpora)))  # a row before the first window, and one behind the last
+    for part in steps(chosen.placed):
+        numbers = np.clip(stage.samples["context"][part] // WINDOW, -1, windows) + 1
+        low, high = int(numbers.min()), int(numbers.max()) + 1
+        code = (numbers - low) * len(corpora) + stage.of_groups(of_groups, part)
+        some = np.bincount(code, chosen.tokens[part], (high - low) * len(corpora))
+        sums[low:high] += some.reshape(-1, len(corpora))
+    whole, sums = sums.sum(axis=0), sums[1:-1]
+    if windows <= 0 or not whole.sum():
+        return None
+    filled = sums.sum(axis=1, keepdims=True)
+    return _Shares(corpora, sums / np.maximum(filled, 1), whole / whole.sum())

@@ -3,13 +3,15 @@
 A log is what `Account.log` wrote. Its last line says which global batches were handed out to which rank of how many,
 and what came of them. From the first follows, position by position, what the trainer must have seen, in every epoch,
 over all resumes: nothing twice, nothing left out. From the manifest's own rows follows what those contexts count for;
-both must agree to the token. What was skipped because its bytes were broken was promised and not kept: a finding.
+both must agree to the token. A run that went on after a repair is compared with each manifest in turn: contexts keep
+their places, and those that the repair added come last in every epoch that was not over by then. What was skipped
+because its bytes were broken was promised and not kept: a finding.
 """
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +24,14 @@ from tarsia.manifests.account import FIGURES
 from tarsia.manifests.findings import Audit, Book
 from tarsia.manifests.order import Order
 from tarsia.manifests.places import Group, grouped, microseconds
+from tarsia.manifests.refollow import parent_of
 from tarsia.manifests.stream import load_manifest, manifest_digest, order_of
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.model import Model
 
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 _SHOWN = 3  # runs of positions that a finding lists
 
 
@@ -52,6 +56,7 @@ class Run(Model):
     stage: str
     step: int
     epochs: int
+    manifests: int = 1  # under how many it was handed out: one more for each repair in between
     contexts: int  # handed out
     promised: int
     figures: tuple[Figures, ...]
@@ -75,13 +80,37 @@ def audit_runs(lake: Lake, logs: Sequence[str], *, so_far: bool = False) -> RunA
             stages.setdefault(stage, []).append(line)
     for stage, lines in stages.items():
         with book.reading(stage):
-            manifest = load_manifest(lake.url, stage)
-            mine = manifest_digest(manifest)
-            for line in lines:
-                book.equal(stage, "manifest", line["manifest"], mine[:32])
-            if all(line["manifest"] == mine[:32] for line in lines):
-                runs.append(_compare(lake, manifest, order_of(manifest), lines, book, so_far))
+            newest = load_manifest(lake.url, stage)
+            parts = _parts(lake, newest, [one for line in lines for one in (*line.get("before", ()), line)], book)
+            if parts:
+                step = max(line["step"] for line in lines)
+                runs.append(_compare(lake, parts, step, book, so_far))
     return RunAudit(checks=book.checks, findings=tuple(book.findings), runs=tuple(runs))
+
+
+class _Part(NamedTuple):
+    """What was handed out under one manifest."""
+
+    manifest: Manifest
+    lines: list[dict[str, Any]]
+
+
+def _parts(lake: Lake, newest: Manifest, lines: Sequence[dict[str, Any]], book: Book) -> list[_Part]:
+    """Lines by the manifest that they are of, the oldest first: that of the stage, or one that it repaired."""
+    stage, mine = f"{newest.model}/{newest.name}", manifest_digest(newest)
+    known = [*(newest.repaired.parents if newest.repaired else ()), mine]
+    named = {line["manifest"] for line in lines}
+    for strange in sorted(named - {digest[:32] for digest in known}):
+        book.equal(stage, "manifest", strange, mine[:32])
+    if not named <= {digest[:32] for digest in known}:
+        return []
+    parts = []
+    for digest in known:
+        told = [line for line in lines if line["manifest"] == digest[:32]]
+        if told:
+            book.check(stage, True, "manifest")
+            parts.append(_Part(newest if digest == mine else parent_of(lake.store, newest, digest), told))
+    return parts
 
 
 def _last(log: str) -> dict[str, dict[str, Any]]:
@@ -103,23 +132,58 @@ def _last(log: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _compare(
-    lake: Lake, manifest: Manifest, order: Order, lines: Sequence[dict[str, Any]], book: Book, so_far: bool
-) -> Run:
-    where, epochs = f"{manifest.model}/{manifest.name}", max(line["epochs"] for line in lines)
-    often = _handed(manifest.contexts, epochs, [part for line in lines for part in line["covered"]], where, book)
-    end = int(np.flatnonzero(often)[-1]) + 1 if often.any() else 0
-    _check_once(often[: end if so_far else None], manifest.contexts, where, book)
-    seen = np.zeros(manifest.contexts, np.int64)
-    for epoch in range(epochs):
-        np.add.at(seen, order.epoch(epoch), often[epoch * manifest.contexts : (epoch + 1) * manifest.contexts])
-    book.equal(where, "contexts", sum(line["contexts"] for line in lines), int(often.sum()))
+def _compare(lake: Lake, parts: Sequence[_Part], step: int, book: Book, so_far: bool) -> Run:
+    """A run, part by part and as a whole. A repair adds contexts, which an epoch that was over before it has not."""
+    last = parts[-1].manifest
+    where, epochs = f"{last.model}/{last.name}", max(line["epochs"] for part in parts for line in part.lines)
+    often = np.zeros((epochs, last.contexts), np.int64)
+    due = np.ones((epochs, last.contexts), np.bool_)
+    sums: dict[Group, Int64s] = {}
+    for manifest, lines in parts:
+        covered = [part for line in lines for part in line["covered"]]
+        handed = _handed(manifest.contexts, epochs, covered, where, book).reshape(epochs, -1)
+        promised = due[:, : manifest.contexts] & (often[:, : manifest.contexts] == 0)
+        often[:, : manifest.contexts] += handed
+        if manifest is not last:
+            promised &= handed > 0
+            due[often[:, : manifest.contexts].all(axis=1), manifest.contexts :] = False
+        for group, figures in _check_figures(lake, manifest, lines, handed, promised, book).items():
+            sums[group] = sums.get(group, np.zeros(len(_ALL), np.int64)) + figures
+    flat, expected = often.ravel(), due.ravel()
+    end = int(np.flatnonzero(flat)[-1]) + 1 if flat.any() else 0
+    part = slice(end if so_far else None)
+    _check_once(flat[part], expected[part], last.contexts, where, book)
+    return Run(
+        stage=where,
+        step=step,
+        epochs=epochs,
+        manifests=len(parts),
+        contexts=int(flat.sum()),
+        promised=int(due.sum()),
+        figures=tuple(
+            Figures.model_validate({**group._asdict(), **dict(zip(_ALL, figures.tolist(), strict=True))})
+            for group, figures in sums.items()
+        ),
+    )
+
+
+def _check_figures(
+    lake: Lake, manifest: Manifest, lines: Sequence[dict[str, Any]], handed: Int64s, promised: Bools, book: Book
+) -> dict[Group, Int64s]:
+    """What a part of a run counted, beside the manifest's rows; the figures due of each group, and promised."""
+    where, order = f"{manifest.model}/{manifest.name}", order_of(manifest)
+    seen, wanted = np.zeros((2, manifest.contexts), np.int64)
+    for epoch in range(len(handed)):
+        contexts = order.epoch(epoch)
+        np.add.at(seen, contexts, handed[epoch])
+        np.add.at(wanted, contexts, promised[epoch])
+    book.equal(where, "contexts", sum(line["contexts"] for line in lines), int(handed.sum()))
     columns = ("context", "slot", "key", *Group._fields, "questions", "tokens", "seconds")
     table = get_table(lake.store, manifest.tables["samples"], columns, verify=True).combine_chunks()
     rows = {name: table[name].chunk(0) for name in columns} if len(table) else None
     realised = _sums(line["figures"] for line in lines)
     missing = [one for line in lines for one in line["missing"]]
-    promised: dict[Group, tuple[int, ...]] = {}
+    found: dict[Group, Int64s] = {}
     if rows is not None:
         numbers, groups = grouped(rows)
         figures = np.stack(
@@ -135,27 +199,18 @@ def _compare(
             weights[_row(one, contexts, rows, where, book)] -= 1
         for number, group in enumerate(groups):
             mine = numbers == number
-            due = (figures[:, mine] * weights[mine]).sum(axis=1).tolist()
-            for name, expected, found in zip(FIGURES, due, realised.pop(group, [0] * 4), strict=True):
-                book.equal(where, f"{name} of {', '.join(group)}", found, expected)
-            promised[group] = (*due, *(figures[:3:2, mine].sum(axis=1) * epochs).tolist())
+            due = (figures[:, mine] * weights[mine]).sum(axis=1)
+            for name, expected, counted in zip(FIGURES, due.tolist(), realised.pop(group, [0] * 4), strict=True):
+                book.equal(where, f"{name} of {', '.join(group)}", counted, expected)
+            whole = (figures[:3:2, mine] * wanted[contexts[mine]]).sum(axis=1)
+            found[group] = np.concatenate([due, whole])
     for group in realised:
         book.check(where, False, f"the run had samples of {', '.join(group)}; the manifest has none")
     for one in missing:
         lying = f"{one['path']} at byte {one['offset']}"
         said = f"sample {one['key']} of context {one['context']} was missing in epoch {one['epoch']}: {lying}"
         book.check(where, False, said)
-    return Run(
-        stage=where,
-        step=max(line["step"] for line in lines),
-        epochs=epochs,
-        contexts=int(often.sum()),
-        promised=epochs * manifest.contexts,
-        figures=tuple(
-            Figures.model_validate({**group._asdict(), **dict(zip(_ALL, values, strict=True))})
-            for group, values in promised.items()
-        ),
-    )
+    return found
 
 
 _ALL = (*FIGURES, "promised_samples", "promised_tokens")
@@ -198,9 +253,9 @@ def _handed(contexts: int, epochs: int, parts: Sequence[dict[str, Any]], where: 
     return np.cumsum(change)[:-1]
 
 
-def _check_once(often: Int64s, contexts: int, where: str, book: Book) -> None:
-    """Every position was handed out once."""
-    for wrong, said in ((often == 0, "never handed out"), (often > 1, "handed out more than once")):
+def _check_once(often: Int64s, due: Bools, contexts: int, where: str, book: Book) -> None:
+    """Every position that is due was handed out, and none twice."""
+    for wrong, said in (((often == 0) & due, "never handed out"), (often > 1, "handed out more than once")):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], wrong.astype(np.int8), [0]])))
         runs = [
             f"{begin % contexts} to {(end - 1) % contexts} of epoch {begin // contexts}"

@@ -320,7 +320,18 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     """What was asked and what came of it; then what did not agree."""
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
-    return "\n".join([asked(manifests), *findings, verdict])
+    fills = {f"{one.model}/{one.name}": f"{one.fill:.1%}" for one in manifests}
+    stages = table(
+        ("stage", "samples", "contexts", "fill", "longest", "of"),
+        [
+            (one.stage, one.samples, one.contexts, fills[one.stage], one.longest, one.room or "-")
+            for one in result.stages
+        ],
+    )
+    rows = [(one.stage, one.other, one.samples, "all of one" if one.nested else "") for one in result.shared
+            if one.samples]  # fmt: skip
+    shared = ["", table(("stage", "and", "samples in both", "nested"), rows)] if rows else []
+    return "\n".join([asked(manifests), "", stages, *shared, *findings, verdict])
 
 
 def audited_runs(result: RunAudit) -> str:
@@ -337,8 +348,10 @@ def audited_runs(result: RunAudit) -> str:
     lines = [table(head, rows)]
     for run in result.runs:
         times = "epoch" if run.epochs == 1 else "epochs"
+        repaired = f", under {run.manifests} manifests" if run.manifests > 1 else ""
         lines.append(
             f"{run.stage}: {run.contexts:,} of {run.promised:,} contexts of {run.epochs} {times} by step {run.step:,}"
+            f"{repaired}"
         )
     lines += [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{len(result.findings)} disagree" if result.findings else "all agree"

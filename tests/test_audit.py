@@ -5,6 +5,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table, put_table, rows_digest, to_parquet
 from tarsia.manifests.audit import audit
+from tarsia.manifests.ledger import NOWHERE, Ledger, draws_of
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.cli import app
 from tarsia.pipelines.pack import pack
@@ -130,6 +132,22 @@ def test_a_true_lake_has_no_findings(true_lake):
     assert deep.checks > shallow.checks + 1000
 
 
+def test_the_audit_says_what_stages_have_in_common_and_how_long_contexts_become(true_lake):
+    manifests = {name: load_manifest(true_lake.url, f"small/{name}") for name in STAGES}
+    keys = {name: {row["key"] for table in ("samples", "unplaced") for row in rows(true_lake, one, table)}
+            for name, one in manifests.items()}  # fmt: skip
+    result = audit(true_lake, [*manifests.values()], recipe=PAGE)
+    for one in result.stages:
+        name = one.stage.removeprefix("small/")
+        longest = max(row["tokens"] for row in rows(true_lake, manifests[name], "contexts"))
+        assert (one.samples, one.contexts, one.longest, one.room) == (
+            len(keys[name]), manifests[name].contexts, longest, 1000
+        )  # fmt: skip
+    shared = {(one.stage, one.other): (one.samples, one.nested) for one in result.shared}
+    assert shared["small/small", "small/all"] == (len(keys["small"] & keys["all"]), True)
+    assert shared["small/all", "small/hours"] == (0, False)
+
+
 def test_one_stage_alone_is_audited_as_well(true_lake):
     assert findings(true_lake, "small", deep=True) == []
 
@@ -164,6 +182,26 @@ def test_the_command_line_says_what_disagrees_and_exits_with_1(lake, tmp_path):
     false = CliRunner().invoke(app, command)
     assert false.exit_code == 1
     assert f"DISAGREES  {load_manifest(lake.url, 'small/all').shards[0].path}: BLAKE3: recorded" in false.output
+
+
+def test_a_sample_is_found_by_its_tar_and_offset_and_by_nothing_near_it(true_lake):
+    states = true_lake.snapshot().corpora
+    ledger = Ledger(true_lake.store, states)
+    assert len(ledger) == sum(state.samples for state in states) > 60
+    for state in states:
+        run = ledger.run(state)
+        for number, shard in zip(run.shards, state.shards, strict=True):
+            index = get_table(true_lake.store, shard.index, ("key", "offset"))
+            offsets = np.array(index["offset"].to_pylist())
+            shards, rows = np.full(len(offsets), number), np.arange(*ledger.begins[number : number + 2])
+            assert ledger.at(shards, offsets).tolist() == rows.tolist()
+            assert [ledger.key(row) for row in rows] == index["key"].to_pylist()
+            assert (ledger.at(shards, offsets + 512) == NOWHERE).sum() == len(offsets)
+            behind = ledger.starts[number + 1] - ledger.starts[number]  # where the next tar begins, laid end to end
+            assert ledger.at(np.array([number, -1]), np.array([behind, 0])).tolist() == [NOWHERE, NOWHERE]
+        keys = ledger.keys[run.rows][::-1]
+        assert ledger.find(run, draws_of(keys), keys).tolist() == list(range(run.end - 1, run.begin - 1, -1))
+        assert (ledger.find(run, draws_of(keys), keys ^ np.uint64(1)) == NOWHERE).all()
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 import itertools
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 
+from tarsia.manifests.account import Account
 from tarsia.manifests.audit import audit
 from tarsia.manifests.order import Order
 from tarsia.manifests.repair import Parent, mend
+from tarsia.manifests.runs import audit_runs
 from tarsia.manifests.stream import Stream, load_manifest, manifest_digest
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
@@ -234,3 +237,53 @@ def test_one_percent_touches_no_more_than_it_must():
     touched = sum(old != new for old, new in zip(before, after, strict=False))
     assert (touched, kept) == (least, len(before) - least)
     assert sorted(key for context in after for key in context) == now
+
+
+@pytest.mark.parametrize("done", [3, 11, 14, 22])
+def test_a_run_that_went_on_after_a_repair_is_audited_under_both_manifests(tmp_path, done):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(200)})
+    before = plan(lake, page)[0]
+    stream = Stream(lake.url, "small/a", batch=4, epochs=3)
+    account = Account(stream)
+    for batch in itertools.islice(stream, done):
+        account.add(batch)
+    kept = orjson.loads(orjson.dumps({"stream": stream.state_dict(), "account": account.state_dict()}))
+    account.log(str(tmp_path / "run.jsonl"), done)
+    lake = fill(tmp_path, {"qa": questions(220)[2:]})
+    after = plan(lake, page, repair=True)[0]
+    parted = audit_runs(lake, [str(tmp_path / "run.jsonl")], so_far=True)
+    assert parted.findings == ()  # what the parent had handed out by then
+    stream = Stream(lake.url, "small/a", batch=4, epochs=3)
+    stream.load_state_dict(kept["stream"])
+    ranks = [Account(stream), Account(stream)]
+    ranks[0].load_state_dict(kept["account"])
+    rest = list(stream)
+    for batch in rest:
+        ranks[0].add(batch)
+    both = ranks[0] + ranks[1]
+    both.log(str(tmp_path / "run.jsonl"), done + len(rest))
+    result = audit_runs(lake, [str(tmp_path / "run.jsonl")])
+    assert result.findings == ()
+    (run,) = result.runs
+    over = done * 4 // before.contexts  # epochs that were over before the repair have no context that it added
+    assert (run.manifests, run.contexts) == (2, 3 * after.contexts - over * (after.contexts - before.contexts))
+    assert run.promised == run.contexts
+    assert all(one.samples == one.promised_samples and one.tokens == one.promised_tokens for one in run.figures)
+    assert {group.corpus: row["samples"] for group, row in both.figures().items()} == {
+        one.corpus: one.samples for one in run.figures
+    }
+    line = orjson.loads((tmp_path / "run.jsonl").read_bytes().splitlines()[-1])
+    for change, said in (
+        (lambda page: page["before"][0]["figures"][0].update(tokens=1), "tokens of qa, qa, en, text: recorded 1"),
+        (lambda page: page.pop("before"), "never handed out: 0 to"),
+        (lambda page: page["before"].append({**page["before"][0], "manifest": "0" * 32}), "manifest: recorded 0000"),
+        (lambda page: page["covered"][0]["edges"].append([0, 1]), "handed out more than once"),
+    ):
+        page_of = orjson.loads(orjson.dumps(line))
+        change(page_of)
+        (tmp_path / "wrong.jsonl").write_bytes(orjson.dumps(page_of) + b"\n")
+        found = audit_runs(lake, [str(tmp_path / "wrong.jsonl")]).findings
+        assert any(said in one.what for one in found), (said, found)
+    with pytest.raises(UserError, match="this account is of manifest 0000"):
+        Account(stream).load_state_dict({**kept["account"], "manifest": "0" * 32})
