@@ -75,7 +75,7 @@ class Ranges:
 
     def _ahead_here(self, wanted: Iterable[tuple[T, Sequence[Span]]], ahead: int) -> Iterator[tuple[T, list[Data]]]:
         coming: deque[tuple[T, Sequence[Span], int]] = deque()
-        told = 0
+        told, pread = 0, self._pread
         for item, spans in wanted:
             size = 0
             for stored, offset, length in spans:
@@ -86,9 +86,9 @@ class Ranges:
             while told > ahead:
                 due, parts, size = coming.popleft()
                 told -= size
-                yield due, [self._pread(part) for part in parts]
+                yield due, [pread(part) for part in parts]
         for due, parts, _ in coming:
-            yield due, [self._pread(part) for part in parts]
+            yield due, [pread(part) for part in parts]
 
     def _pread(self, span: Span) -> bytes:
         stored, offset, length = span
@@ -101,11 +101,12 @@ class Ranges:
         """The descriptor of an object's file; of those that are open the one opened first is closed for another."""
         files = self._files
         assert files is not None
-        if path not in files:
+        file = files.get(path)
+        if file is None:
             if len(files) >= OPEN:
                 files.pop(next(iter(files))).close()
-            files[path] = self._store.open(path)
-        return files[path].fileno()
+            file = files[path] = self._store.open(path)
+        return file.fileno()
 
     def __del__(self) -> None:
         for file in (self._files or {}).values():
@@ -217,7 +218,9 @@ def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_
         yield _Haul(gathered)
 
 
-def _advise(file: int, offset: int, length: int) -> None:
-    """Tells the system that a range will be wanted, where it listens."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+def _told(file: int, offset: int, length: int) -> None:
+    """Tells the system that a range will be wanted."""
+    os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+
+
+_advise = _told if hasattr(os, "posix_fadvise") else lambda file, offset, length: None
