@@ -25,11 +25,12 @@ Answer = Callable[[], list[Data]]
 
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
 HAUL = 4 << 20  # bytes: one request's worth, where what is wanted next lies next
-SCATTERED = 16 << 20  # bytes: a haul of what lies about, so that more of it turns out to be neighbours
+SCATTERED = 8 << 20  # bytes: a haul of what lies about, so that some of it turns out to be neighbours
 GAP = 128 << 10  # bytes: rather read than a request of its own
 ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
 THREADS = 16
+TWICE = 2  # how often an answer is in memory while it comes: in pieces, and as the whole that they become
 OPEN = 128  # files of a folder: a window of a stage spans a shard or two of every corpus
 
 
@@ -120,11 +121,11 @@ class Ranges:
         hauls = _hauls(wanted, haul_bytes)
         coming: deque[tuple[_Haul[T], list[Answer]]] = deque()
         held, more = 0, next(hauls, None)
-        threads = max(2, min(THREADS, prefetch // BLOCK)) if self._cache else THREADS
+        threads = max(2, min(THREADS, prefetch // TWICE // HAUL))
         pool = ThreadPoolExecutor(threads, "tarsia-read")
         try:
             while more or coming:
-                while more and (not coming or held + more.bytes <= prefetch):
+                while more and (not coming or TWICE * (held + more.bytes) <= prefetch):
                     coming.append((more, [self._submitted(pool, *asked) for asked in more.asked]))
                     held += more.bytes
                     more = next(hauls, None)
