@@ -234,8 +234,8 @@ class InPacks:
         for name, data in found.items():
             media[int(name[:3])][name[4:]] = data
         for slot, (place, one) in enumerate(zip(places, told, strict=True)):
-            heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
-            words = {int(turn): text for turn, text in one["said"].items()}
+            heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken} if place.spoken else {}
+            words = {int(turn): text for turn, text in one["said"].items()} if one["said"] else {}
             yield Streamed(Record(_as_stored, one), place, slot, media[slot], heard, words)
 
     def _written(self, npy: bytes, json: bytes) -> Written | None:

@@ -121,8 +121,7 @@ class Ranges:
         hauls = _hauls(wanted, haul_bytes)
         coming: deque[tuple[_Haul[T], list[Answer]]] = deque()
         held, more = 0, next(hauls, None)
-        threads = max(2, min(THREADS, prefetch // TWICE // HAUL))
-        pool = ThreadPoolExecutor(threads, "tarsia-read")
+        pool = ThreadPoolExecutor(threads_for(prefetch), "tarsia-read")
         try:
             while more or coming:
                 while more and (not coming or TWICE * (held + more.bytes) <= prefetch):
@@ -158,6 +157,11 @@ class Ranges:
                 begin = ranges[which][0] - one.begin
                 found[which] = data[begin : begin + ranges[which][1]]
         return found
+
+
+def threads_for(prefetch: int) -> int:
+    """How many threads read ahead: as many as have an answer coming within so many bytes."""
+    return max(2, min(THREADS, prefetch // TWICE // HAUL))
 
 
 class Joined(NamedTuple):
