@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -292,6 +293,18 @@ def test_rows_are_read_from_the_row_groups_that_hold_them(lake, tmp_path, monkey
     for first, count in [(83, 1), (80, 4), (-1, 1)]:
         with pytest.raises(Corrupt, match=r"rows\.parquet has no row"):
             table.rows(first, count)
+
+
+def test_ten_epochs_hold_no_more_memory_than_two(lake):
+    held, stream = [], read(lake, batch=4, epochs=10)
+    tracemalloc.start()
+    try:
+        for batch in stream:
+            if batch.state["position"] == 0:
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[9] - held[1] < 20_000  # bytes: a batch is larger
 
 
 def test_importing_and_starting_the_stream_is_light(lake):
