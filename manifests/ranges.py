@@ -15,7 +15,7 @@ from functools import partial
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from tarsia.builders.storage import Store
-from tarsia.manifests.cache import BLOCK, Cache, assembled
+from tarsia.manifests.cache import Cache, assembled
 from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.shard import Stored
 
