@@ -1,15 +1,18 @@
 """What reading costs the trainer, beside its peers in the same run: samples of a 50 KB image and half a KB of JSON.
 
-    python benchmarks/stream.py                              # 5,000 samples in a temporary folder
-    python benchmarks/stream.py --folder /tmp/bench          # kept: a second run finds it made
-    python benchmarks/stream.py --peers /tmp/peers/bin/python   # with webdataset, litdata, megatron-energon there
+    python benchmarks/stream.py                                 # 5,000 samples in a temporary folder
+    python benchmarks/stream.py --folder /tmp/bench             # kept: a second run finds it made
+    python benchmarks/stream.py --peers .peers/bin/python       # the default, where it stands: see stream.md
 
-Local figures are CPU time of one process on one core, the best of interleaved rounds, each in a process of its own.
-From S3 (SeaweedFS on loopback) they are samples a second, the best of interleaved rounds, beside obstore reading the
-same ranges without looking at them. Prints Markdown.
+Local figures are CPU time of one process on one core. A process reads everything once, sets aside what importing left
+in memory (`gc.freeze`: else a full collection falls into one run and not into the next) and is timed on two passes
+more; the best of these, of interleaved processes. From S3 (SeaweedFS on loopback) they are samples a second beside
+obstore reading the same ranges without looking at them; a ratio is the median of those of the interleaved rounds.
+Prints Markdown: all figures, then every bar, what was measured, and whether it was met.
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -21,6 +24,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,16 +33,34 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 SAMPLES, BYTES = 5_000, 50_000
 MILLION = 1_000_000  # contexts of a stage
-ROUNDS = 3
+ROUNDS, TURNS = 3, 5  # of processes from a folder; of everything from a bucket
+MIB = 1 << 20
 START = bytes.fromhex("ffd8ffc00011080280030003012200021101031101")  # the frame header of a JPEG of 640 x 768
+
+Figures = dict[str, float]
+
+
+class Bar(NamedTuple):
+    """A promise: what was measured may be at most (or at least) so much."""
+
+    what: str
+    measured: float
+    limit: float
+    least: bool = False
+
+    def line(self) -> str:
+        """A row of the table."""
+        met = self.measured >= self.limit if self.least else self.measured <= self.limit
+        sign = "≥" if self.least else "≤"
+        return f"| {self.what} | {sign} {self.limit:g} | {self.measured:.3g} | {'yes' if met else '**no**'} |"
 
 
 def main() -> None:
     """Every figure, or one of them in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--peers", type=Path, help="a Python that has the peers")
-    parser.add_argument("--only", help="one local figure, as JSON")
+    parser.add_argument("--peers", type=Path, default=ROOT / ".peers/bin/python", help="a Python that has the peers")
+    parser.add_argument("--only", help="one figure, as JSON")
     given = parser.parse_args()
     if given.only:
         print(json.dumps(ONLY[given.only](str(given.folder / "lake"))))
@@ -46,35 +69,57 @@ def main() -> None:
         folder = given.folder or Path(temporary)
         if not (folder / "lake/stages/bench/million").exists():
             fill(folder)
-        print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n")
-        local(folder, given.peers)
-        remote(folder)
+        print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n", flush=True)
+        bars = local(folder, given.peers if given.peers.exists() else None) + remote(folder)
+        print(f"\nload average {os.getloadavg()[0]:.1f}\n\n| | bar | measured | met |\n| --- | --- | --- | --- |")
+        print("\n".join(bar.line() for bar in bars))
 
 
 # --- local ----------------------------------------------------------------------------------------------------------
 
 
-def local(folder: Path, peers: Path | None) -> None:
+def local(folder: Path, peers: Path | None) -> list[Bar]:
     """CPU time a sample, start and resume."""
-    own = [sys.executable, __file__, "--folder", str(folder), "--only"]
-    rows = {name: [*own, name] for name in list(ONLY)[:6]}
+    names = {name: _own(folder, name) for name in READING}
     if peers:
-        rows |= {
-            name: [str(peers), str(ROOT / "benchmarks/peers/stream.py"), name, str(folder)]
-            for name in ("litdata", "webdataset", "energon")
-        }
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+        command = [str(peers), str(ROOT / "benchmarks/peers/stream.py")]
+        names |= {name: [*command, name, str(folder)] for name in PEERS}
+    found: dict[str, list[Figures]] = {name: [] for name in names}
     for _ in range(ROUNDS):
-        for name, command in rows.items():
-            found[name].append(json.loads(run(command)))
-    print("| local, warm | CPU-ms a sample | CPU-s to import and the first sample |\n| --- | --- | --- |")
-    for name, results in found.items():
-        costs = [one["cpu"] / one["samples"] * 1e3 for one in results]
-        print(f"| {name} | {min(costs):.4f} | {min(one['start'] for one in results):.2f} |")
-    for name in ("start", "account", "resume", "memory"):
-        results = [json.loads(run([*own, name])) for _ in range(ROUNDS if name != "memory" else 1)]
-        best = {key: min(one[key] for one in results) for key in results[0]}
-        print(f"\n{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in best.items()))
+        for name, one in names.items():
+            found[name].append(json.loads(run(one)))
+    best = {name: _least(results) for name, results in found.items()}
+    print("| from a folder, one core | CPU-µs a sample | first pass | CPU-s to import and the first sample |")
+    print("| --- | --- | --- | --- |")
+    for name, one in best.items():
+        print(f"| {name} | {one['sample']:.1f} | {one['first']:.1f} | {one['start']:.2f} |")
+    others = {}
+    for name in ("start", "account", "resume", "tiles", "ids", "memory"):
+        others |= (figures := _least([json.loads(run(_own(folder, name))) for _ in range(AGAIN.get(name, 1))]))
+        print(f"\n{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    worst = max(best["tarsia, shards"]["sample"], best["tarsia, packed"]["sample"])
+    bars = [Bar("raw read, CPU-ms a sample", worst / 1e3, 0.03)]
+    if peers:
+        bars.append(Bar("raw read, of LitData's CPU", worst / best["litdata"]["sample"], 0.5))
+        bars.append(Bar("webdataset's CPU, of a raw read", best["webdataset"]["sample"] / worst, 15, least=True))
+    return [
+        *bars,
+        Bar("import without torch, CPU-s", others["import CPU-s"], 1),
+        Bar("first sample after it, ms", others["first sample, ms"], 50),
+        Bar("read and cut into tiles, of the bare decoder's CPU", others["tiles, of the bare decoder"], 1.1),
+        Bar("resume among 1,000,000 contexts, slowest of 5 places, s", others["slowest of 5 places, s"], 0.1),
+        Bar("bytes of a state", others["bytes of state"], 200),
+        Bar("from a folder: MiB above the open stream, over two batches of 32", others["above two batches"], 16),
+        Bar("from a folder: growth from epoch 2 to 10, MiB", others["growth"], 4),
+    ]
+
+
+def _own(folder: Path, name: str) -> list[str]:
+    return [sys.executable, __file__, "--folder", str(folder), "--only", name]
+
+
+def _least(results: list[Figures]) -> Figures:
+    return {key: min(one[key] for one in results) for key in results[0]}
 
 
 def run(command: list[str]) -> str:
@@ -87,47 +132,56 @@ def run(command: list[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def reading(lake: str, *, packed: bool, typed: bool = False) -> dict[str, float]:
-    began = time.process_time()
+def passes(read: Callable[[], Iterator[int]]) -> Figures:
+    """CPU time of a sample: the best of two passes over all, after a first one; and what came before the first."""
+    began, costs = time.process_time(), []
+    for number in range(3):
+        samples = read()
+        next(samples)  # imports and opening are told apart
+        if not number:
+            start = time.process_time() - began
+        ready = time.process_time()
+        count = sum(samples)
+        costs.append((time.process_time() - ready) / count * 1e6)
+        gc.collect()
+        gc.freeze()
+    return {"sample": min(costs[1:]), "first": costs[0], "start": start}
+
+
+def reading(lake: str, *, packed: bool, typed: bool = False) -> Iterator[int]:
     from tarsia.manifests.stream import Stream
 
-    batches = iter(Stream(lake, "bench/1", packed=packed))
-    next(batches)
-    ready = time.process_time()
-    count = 0
-    for batch in batches:
+    for batch in Stream(lake, "bench/1", packed=packed):
         for context in batch.contexts:
-            count += len(context.samples)
+            yield len(context.samples)
             if typed:
                 assert all(one.sample.key for one in context.samples)
-    return {"samples": count, "cpu": time.process_time() - ready, "start": ready - began}
 
 
-def ranges(lake: str, *, check: bool) -> dict[str, float]:
+def ranges(lake: str, *, check: bool) -> Iterator[int]:
     from tarsia.manifests.stream import Stream
     from tarsia.schemas.identity import checksum
 
     stream = Stream(lake, "bench/1", packed=False)
     spans = [span for number in range(stream.manifest.contexts) for span in stream._ask(number).spans]
-    stream._ranges.read(spans[0])
-    began = time.process_time()
     for span in spans:
         data = stream._ranges.read(span)
+        yield 1
         if check:
             checksum(data)
-    return {"samples": len(spans), "cpu": time.process_time() - began, "start": 0}
 
 
-def start(lake: str) -> dict[str, float]:
+def start(lake: str) -> Figures:
     before = sum(os.times()[:2])
     from tarsia.manifests.stream import Stream
 
+    assert "torch" not in sys.modules
     imported, began = sum(os.times()[:2]), time.perf_counter()
     next(iter(Stream(lake, "bench/1")))
-    return {"import CPU-s": imported - before, "first sample after it, ms": (time.perf_counter() - began) * 1e3}
+    return {"import CPU-s": imported - before, "first sample, ms": (time.perf_counter() - began) * 1e3}
 
 
-def account(lake: str) -> dict[str, float]:
+def account(lake: str) -> Figures:
     from tarsia.manifests.account import Account
     from tarsia.manifests.stream import Stream
 
@@ -143,7 +197,7 @@ def account(lake: str) -> dict[str, float]:
     return {"µs a sample": spent / SAMPLES * 1e6, "% of reading": spent / read * 100}
 
 
-def resume(lake: str) -> dict[str, float]:
+def resume(lake: str) -> Figures:
     from tarsia.manifests.stream import Stream
 
     next(iter(Stream(lake, "bench/1")))  # what is imported on first use
@@ -159,33 +213,99 @@ def resume(lake: str) -> dict[str, float]:
     return {"slowest of 5 places, s": worst, "CPU-s": cpu, "bytes of state": len(json.dumps(state))}
 
 
-def memory(lake: str) -> dict[str, float]:
+def tiles(lake: str) -> Figures:
+    """A photograph of 448 x 448: read and cut by us, of the same cut by Pillow alone; reading is measured beside it."""
+    from tensors import bare, photo
+
+    from tarsia.builders.pixels import image_tiles
+
+    data, size = photo((448, 448)), (448, 448)
+    read = passes(lambda: reading(lake, packed=False))["sample"] / 1e3
+    ours, theirs = 1e9, 1e9
+    for _ in range(300):
+        began = time.process_time()
+        image_tiles(data, size, most=12, thumbnail=True)
+        between = time.process_time()
+        bare(data, size)
+        ours, theirs = min(ours, between - began), min(theirs, time.process_time() - between)
+    ours, theirs = ours * 1e3, theirs * 1e3
+    return {"CPU-ms": ours, "bare, CPU-ms": theirs, "tiles, of the bare decoder": (ours + read) / theirs}
+
+
+def ids(lake: str) -> Figures:
+    """What packs spare by their token ids, and what that costs them: CPU-µs a sample, and bytes."""
+    from tarsia.manifests.stream import Stream
+    from tarsia.manifests.tensors import write
+    from tarsia.manifests.written import kept, page_of
+
+    stream = Stream(lake, "bench/1")
+    settings, contexts = stream.manifest.context, [stream.context(number) for number in range(300)]
+    for context in contexts:
+        assert all(one.sample for one in context.samples)  # records made
+    count = sum(len(context.samples) for context in contexts)
+    best: dict[str, float] = {}
+    calls: dict[str, Callable[[Any], Any]] = {
+        "written by the tokenizer": lambda context: write(context, settings),
+        "read from the pack": lambda context: page_of(context, settings),
+        "kept by pack": lambda context: kept(write(context, settings), context, [{} for _ in context.samples]),
+    }
+    for _ in range(5):
+        for name, call in calls.items():
+            began = time.process_time()
+            for context in contexts:
+                assert call(context)
+            best[name] = min(best.get(name, 1e9), (time.process_time() - began) / count * 1e6)
+    written = [context.written for context in contexts if context.written]
+    return {**best, "bytes a sample": sum(len(one.npy) + len(one.json) for one in written) / count}
+
+
+def memory(lake: str) -> Figures:
+    """MiB of one process over 10 epochs, above what it has once the stream is open."""
     from tarsia.manifests.stream import Stream
 
-    sizes = []
-    for batch in Stream(lake, "bench/1", epochs=10, batch=32):
+    prefetch = int(os.environ.get("BENCH_PREFETCH", "0")) or 64 * MIB
+    stream = Stream(os.environ.get("BENCH_BUCKET", lake), "bench/1", epochs=10, batch=32, prefetch=prefetch)
+    stream.context(0)
+    opened, sizes, largest = resident(), [], 0
+    for batch in stream:
+        bytes_ = sum(len(data) for context in batch.contexts for one in context.samples for data in one.media.values())
+        largest = max(largest, bytes_)
         if batch.state["position"] == 0:
             sizes.append(resident())
-    return {"MiB after epoch 1": sizes[0], "after 5": sizes[4], "after 10": sizes[-1], "peak": peak()}
+    above = peak() - opened
+    return {
+        "MiB when opened": opened,
+        "after epoch 2": sizes[1],
+        "after 10": sizes[-1],
+        "growth": sizes[-1] - sizes[1],
+        "peak": peak(),
+        "above two batches": above - 2 * largest / MIB,
+    }
 
 
-ONLY: dict[str, Callable[[str], dict[str, float]]] = {
+READING: dict[str, Callable[[str], Iterator[int]]] = {
     "bare ranges": lambda lake: ranges(lake, check=False),
     "with checksums": lambda lake: ranges(lake, check=True),
     "tarsia, shards": lambda lake: reading(lake, packed=False),
     "tarsia, packed": lambda lake: reading(lake, packed=True),
     "tarsia, shards, records made": lambda lake: reading(lake, packed=False, typed=True),
     "tarsia, packed, records made": lambda lake: reading(lake, packed=True, typed=True),
+}
+PEERS = ("litdata", "webdataset", "energon")
+AGAIN = {"start": ROUNDS, "account": ROUNDS, "resume": ROUNDS, "tiles": 2}
+ONLY: dict[str, Callable[[str], Figures]] = {
+    **{name: lambda lake, read=read: passes(lambda: read(lake)) for name, read in READING.items()},  # type: ignore[misc]
     "start": start,
     "account": account,
     "resume": resume,
+    "tiles": tiles,
+    "ids": ids,
     "memory": memory,
-    "bucket memory": lambda lake: bucket_memory(),
 }
 
 
 def resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
 
 
 def peak() -> float:
@@ -197,7 +317,7 @@ def peak() -> float:
 # --- from S3 --------------------------------------------------------------------------------------------------------
 
 
-def remote(folder: Path) -> None:
+def remote(folder: Path) -> list[Bar]:
     """Samples a second from a bucket."""
     with bucket(folder) as url, tempfile.TemporaryDirectory() as caches:
         rates: dict[str, list[float]] = {}
@@ -206,24 +326,44 @@ def remote(folder: Path) -> None:
             began = time.perf_counter()
             rates.setdefault(name, []).append(read() / (time.perf_counter() - began))
 
-        for turn in range(ROUNDS):
+        for turn in range(TURNS):
             rate("obstore alone, packed ranges", lambda: alone(url, packed=True))
-            rate("tarsia, packed", lambda: streamed(url))
+            rate("packed", lambda: streamed(url))
             rate("obstore alone, shard ranges", lambda: alone(url, packed=False))
-            rate("tarsia, shards", lambda: streamed(url, packed=False))
-            rate("tarsia, shards through an empty cache", lambda folder=f"{caches}/{turn}": cached(url, folder))
-            rate("tarsia, shards through a full cache", lambda folder=f"{caches}/{turn}": cached(url, folder))
+            rate("shards", lambda: streamed(url, packed=False))
+            rate("shards, empty cache", lambda folder=f"{caches}/{turn}": cached(url, folder))
+            rate("shards, full cache", lambda folder=f"{caches}/{turn}": cached(url, folder))
             with behind(0.0):
-                rate("tarsia, packed, through the proxy", lambda: streamed(url))
+                rate("packed, through the proxy", lambda: streamed(url))
             with behind(0.02):
-                rate("tarsia, packed, through the proxy with 20 ms", lambda: streamed(url))
-                rate("tarsia, shards, through the proxy with 20 ms", lambda: streamed(url, packed=False))
+                rate("packed, through the proxy, 20 ms", lambda: streamed(url))
+                rate("shards, through the proxy, 20 ms", lambda: streamed(url, packed=False))
         print("\n| from S3 | samples a second, best | all |\n| --- | --- | --- |")
         for name, values in rates.items():
             print(f"| {name} | {max(values):,.0f} | {', '.join(f'{value:,.0f}' for value in values)} |")
         os.environ["BENCH_BUCKET"] = url
-        done = json.loads(run([sys.executable, __file__, "--folder", str(folder), "--only", "bucket memory"]))
-        print("\nmemory, packed from S3, prefetch 16 MiB: " + ", ".join(f"{key} {done[key]:.4g}" for key in done))
+        bars = [
+            Bar(f"S3, {what}", _ratio(rates[one], rates[other]), least, least=True)
+            for what, one, other, least in (
+                ("packed, of obstore alone", "packed", "obstore alone, packed ranges", 0.9),
+                ("shards, of obstore alone", "shards", "obstore alone, shard ranges", 0.9),
+                ("20 ms, of the rate without", "packed, through the proxy, 20 ms", "packed, through the proxy", 0.8),
+                ("shards through an empty cache, of packed", "shards, empty cache", "packed", 0.7),
+            )
+        ]
+        for prefetch in (16, 64):
+            os.environ["BENCH_PREFETCH"] = str(prefetch * MIB)
+            found = json.loads(run(_own(folder, "memory")))
+            print(f"\nmemory, S3, prefetch {prefetch} MiB: " + ", ".join(f"{key} {found[key]:.4g}" for key in found))
+            above = found["above two batches"] - prefetch
+            bars.append(Bar(f"S3, prefetch {prefetch} MiB: MiB above it and two batches", above, 40))
+            bars.append(Bar(f"S3, prefetch {prefetch} MiB: growth from epoch 2 to 10, MiB", found["growth"], 16))
+    return bars
+
+
+def _ratio(rates: list[float], others: list[float]) -> float:
+    """One rate of another, of the same turn: the median of all turns."""
+    return median(rate / other for rate, other in zip(rates, others, strict=True))
 
 
 def streamed(url: str, **options: object) -> int:
@@ -243,35 +383,22 @@ def alone(url: str, *, packed: bool) -> int:
     """The hauls of a stream, read by obstore in as many threads; nothing is looked at."""
     from obstore import get_ranges
 
-    from tarsia.manifests.ranges import THREADS, _hauls
+    from tarsia.manifests.ranges import PREFETCH, _hauls, threads_for
     from tarsia.manifests.stream import Stream
 
     stream = Stream(url, "bench/1", packed=packed)
     asked = map(stream._ask, range(stream.manifest.contexts))
     store = stream._ranges._store._store  # type: ignore[attr-defined]
     jobs = [one for haul in _hauls(((one, one.spans) for one in asked), stream._layout.haul) for one in haul.asked]
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(
-            pool.map(
-                lambda job: len(
-                    get_ranges(
-                        store, job[0].path, starts=[one[0] for one in job[1]], lengths=[one[1] for one in job[1]]
-                    )
-                ),
-                jobs,
-            )
-        )
+
+    def read(job: Any) -> None:
+        stored, wanted = job
+        starts, lengths = [one[0] for one in wanted], [one[1] for one in wanted]
+        get_ranges(store, stored.path, starts=starts, lengths=lengths)
+
+    with ThreadPoolExecutor(threads_for(PREFETCH)) as pool:
+        list(pool.map(read, jobs))
     return SAMPLES
-
-
-def bucket_memory() -> dict[str, float]:
-    from tarsia.manifests.stream import Stream
-
-    sizes = []
-    for batch in Stream(os.environ["BENCH_BUCKET"], "bench/1", epochs=10, batch=32, prefetch=16 << 20):
-        if batch.state["position"] == 0:
-            sizes.append(resident())
-    return {"MiB after epoch 1": sizes[0], "after 5": sizes[4], "after 10": sizes[-1], "peak": peak()}
 
 
 @contextmanager

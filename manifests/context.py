@@ -9,8 +9,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -21,7 +21,7 @@ from tarsia.builders.columns import plain
 from tarsia.builders.shards import members
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
-from tarsia.manifests.places import Group, Place
+from tarsia.manifests.places import Place
 from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
@@ -33,66 +33,52 @@ from tarsia.schemas.shard import Stored
 Again = Callable[[Span], Data]
 
 
-class _Lazy:
-    """What a sample's record is made by, out of its JSON, when it is first asked for: that costs more than reading."""
+class Record:
+    """A sample's record, made out of its JSON when it is first asked for: that costs more than the reading."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_make", "_sample", "_told")
 
-    _make: Callable[[], Sample]
+    def __init__(self, make: Callable[[dict[str, Any]], Sample], told: dict[str, Any]) -> None:
+        self._make, self._told = make, told
+        self._sample: Sample | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "sample":
-            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
-        sample = self._make()
-        object.__setattr__(self, "sample", sample)
-        return sample
+    @property
+    def sample(self) -> Sample:
+        """The record; `Corrupt` if the JSON is not a sample's."""
+        if self._sample is None:
+            self._sample = self._make(self._told)
+        return self._sample
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and self.sample == other.sample
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed(_Lazy):
-    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn).
+class Streamed(NamedTuple):
+    """One sample of a context: its record, its media by member name, the questions that are heard (FLAC by turn)."""
 
-    A streamed one has read its JSON and makes the record of it on first use: `Corrupt` if it is not a sample's.
-    """
-
-    sample: Sample
-    tokens: int
+    record: Record
+    place: Place
+    slot: int  # its place in the context as planned
     media: dict[str, bytes]
     heard: dict[int, bytes]
-    slot: int  # its place in the context as planned
-    group: Group
-    questions: int
-    microseconds: int  # of audio at 16 kHz
-    words: Mapping[int, str] = field(default_factory=dict)  # of what is heard, as the voice was given it
+    words: Mapping[int, str]  # of what is heard, as the voice was given it
+
+    @property
+    def sample(self) -> Sample:
+        """The record, made on first use: `Corrupt` if what was read is not a sample's."""
+        return self.record.sample
+
+    @property
+    def tokens(self) -> int:
+        """What it takes of the context."""
+        return self.place.tokens
 
     @property
     def asked(self) -> frozenset[int]:
         """The questions that are heard instead of read. Of text-to-speech the answer is what is heard."""
         return frozenset(() if self.sample.kind is Kind.TTS else self.heard)
-
-    @classmethod
-    def of(
-        cls,
-        make: Callable[[], Sample],
-        place: Place,
-        slot: int,
-        media: dict[str, bytes],
-        heard: dict[int, bytes],
-        words: Mapping[int, str] | None = None,
-    ) -> "Streamed":
-        """A placed sample whose record is made when it is asked for."""
-        one = cls.__new__(cls)
-        keep = object.__setattr__
-        keep(one, "_make", make)
-        keep(one, "tokens", place.tokens)
-        keep(one, "media", media)
-        keep(one, "heard", heard)
-        keep(one, "words", words or {})
-        keep(one, "slot", slot)
-        keep(one, "group", place.group)
-        keep(one, "questions", place.questions)
-        keep(one, "microseconds", place.microseconds)
-        return one
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,37 +165,37 @@ class InShards:
         self, number: int, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
     ) -> tuple[list[Streamed | Missing], Written | None]:
         """Its samples; one whose bytes or whose speech are broken is missing."""
-        return list(self._samples(places, spans, parts, again)), None
-
-    def _samples(
-        self, places: Sequence[Place], spans: Sequence[Span], parts: Sequence[Data], again: Again
-    ) -> Iterator[Streamed | Missing]:
-        turn = 0
+        found: list[Streamed | Missing] = []
+        read = zip(spans, parts, strict=True)
         for slot, place in enumerate(places):
-            mine, turn = turn, turn + 1 + bool(place.spoken)
-            key = place.key.decode()
+            mine, speech = next(read), next(read) if place.spoken else None
             try:
-                media = _members(key, spans[mine], f"sample {key}", place.checksum, parts[mine], again)
-                said = {}
-                if place.spoken:
-                    lying = (spans[mine + 1], f"sample {key}", place.speech_checksum, parts[mine + 1])
-                    said = _members(key, *lying, again)
-                try:
-                    told = orjson.loads(media.pop("json"))
-                    for video in told["videos"]:
-                        if video["original"] and not self._originals:
-                            del media[video["original"]["member"]]  # nobody trains on the file that the frames are of
-                    heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
-                    clips = orjson.loads(said["json"])["clips"] if said else []
-                    words = {clip["turn"]: clip["spoken"] for clip in clips if clip["turn"] in heard}
-                except KeyError as missing:
-                    raise _Bad(spans[mine], f"sample {key} has no member {missing}") from None
-                except orjson.JSONDecodeError as error:
-                    raise _Bad(spans[mine], f"sample {key}: its JSON is not a sample's: {error}") from None
+                found.append(self._sample(slot, place, mine, speech, again))
             except _Bad as bad:
-                yield bad.missing(self._url, slot, place)
-            else:
-                yield Streamed.of(partial(record, told), place, slot, media, heard, words)
+                found.append(bad.missing(self._url, slot, place))
+        return found, None
+
+    def _sample(
+        self, slot: int, place: Place, lying: tuple[Span, Data], speech: tuple[Span, Data] | None, again: Again
+    ) -> Streamed:
+        """A sample out of its range of a shard, and of what is heard of it out of that of a sidecar."""
+        key, heard, words = place.key.decode(), dict[int, bytes](), dict[int, str]()
+        media = _members(key, f"sample {key}", place.checksum, *lying, again)
+        try:
+            told = orjson.loads(media.pop("json"))
+            for video in told["videos"]:
+                if video["original"] and not self._originals:
+                    del media[video["original"]["member"]]  # nobody trains on the file that the frames are of
+            if speech:
+                said = _members(key, f"sample {key}", place.speech_checksum, *speech, again)
+                heard = {turn: said[f"q{turn}.flac"] for turn in place.spoken}
+                clips = orjson.loads(said["json"])["clips"]
+                words = {clip["turn"]: clip["spoken"] for clip in clips if clip["turn"] in heard}
+        except KeyError as missing:
+            raise _Bad(lying[0], f"sample {key} has no member {missing}") from None
+        except orjson.JSONDecodeError as error:
+            raise _Bad(lying[0], f"sample {key}: its JSON is not a sample's: {error}") from None
+        return Streamed(Record(record, told), place, slot, media, heard, words)
 
 
 class InPacks:
@@ -234,7 +220,7 @@ class InPacks:
         """Its samples; where the range is broken, all of them are missing."""
         span, (_, _, expected) = spans[0], self._lies(number)[1]
         try:
-            found = _members(f"{number:08d}", span, f"context {number}", expected, parts[0], again)
+            found = _members(f"{number:08d}", f"context {number}", expected, span, parts[0], again)
             told = orjson.loads(found.pop("json"))["samples"]
             if [one["key"] for one in told] != [place.key.decode() for place in places]:
                 raise _Bad(span, f"context {number} holds other samples than the manifest says")
@@ -249,9 +235,9 @@ class InPacks:
         for name, data in found.items():
             media[int(name[:3])][name[4:]] = data
         for slot, (place, one) in enumerate(zip(places, told, strict=True)):
-            heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken}
-            words = {int(turn): text for turn, text in one["said"].items()}
-            yield Streamed.of(partial(_as_stored, one), place, slot, media[slot], heard, words)
+            heard = {turn: media[slot].pop(f"q{turn}.flac") for turn in place.spoken} if place.spoken else {}
+            words = {int(turn): text for turn, text in one["said"].items()} if one["said"] else {}
+            yield Streamed(Record(_as_stored, one), place, slot, media[slot], heard, words)
 
     def _written(self, npy: bytes, json: bytes) -> Written | None:
         return Written(self._settings, self._writing, npy, json) if self._writing else None
@@ -298,7 +284,7 @@ class _Bad(Exception):
         return Missing(slot, place.key.decode(), stored.path, offset, length, place.tokens, why)
 
 
-def _members(key: str, span: Span, what: str, expected: int, data: Data, again: Again) -> dict[str, bytes]:
+def _members(key: str, what: str, expected: int, span: Span, data: Data, again: Again) -> dict[str, bytes]:
     """The members of a range, once it is what was written."""
     if checksum(data) != expected:
         data = again(span)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from tarsia.builders.storage import Store
-from tarsia.manifests.cache import BLOCK, Cache, assembled
+from tarsia.manifests.cache import Cache, assembled
 from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.shard import Stored
 
@@ -25,11 +25,12 @@ Answer = Callable[[], list[Data]]
 
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
 HAUL = 4 << 20  # bytes: one request's worth, where what is wanted next lies next
-SCATTERED = 16 << 20  # bytes: a haul of what lies about, so that more of it turns out to be neighbours
+SCATTERED = 8 << 20  # bytes: a haul of what lies about, so that some of it turns out to be neighbours
 GAP = 128 << 10  # bytes: rather read than a request of its own
 ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
 THREADS = 16
+TWICE = 2  # how often an answer is in memory while it comes: in pieces, and as the whole that they become
 OPEN = 128  # files of a folder: a window of a stage spans a shard or two of every corpus
 
 
@@ -75,7 +76,7 @@ class Ranges:
 
     def _ahead_here(self, wanted: Iterable[tuple[T, Sequence[Span]]], ahead: int) -> Iterator[tuple[T, list[Data]]]:
         coming: deque[tuple[T, Sequence[Span], int]] = deque()
-        told = 0
+        told, pread = 0, self._pread
         for item, spans in wanted:
             size = 0
             for stored, offset, length in spans:
@@ -86,9 +87,9 @@ class Ranges:
             while told > ahead:
                 due, parts, size = coming.popleft()
                 told -= size
-                yield due, [self._pread(part) for part in parts]
+                yield due, [pread(part) for part in parts]
         for due, parts, _ in coming:
-            yield due, [self._pread(part) for part in parts]
+            yield due, [pread(part) for part in parts]
 
     def _pread(self, span: Span) -> bytes:
         stored, offset, length = span
@@ -101,11 +102,12 @@ class Ranges:
         """The descriptor of an object's file; of those that are open the one opened first is closed for another."""
         files = self._files
         assert files is not None
-        if path not in files:
+        file = files.get(path)
+        if file is None:
             if len(files) >= OPEN:
                 files.pop(next(iter(files))).close()
-            files[path] = self._store.open(path)
-        return files[path].fileno()
+            file = files[path] = self._store.open(path)
+        return file.fileno()
 
     def __del__(self) -> None:
         for file in (self._files or {}).values():
@@ -119,11 +121,10 @@ class Ranges:
         hauls = _hauls(wanted, haul_bytes)
         coming: deque[tuple[_Haul[T], list[Answer]]] = deque()
         held, more = 0, next(hauls, None)
-        threads = max(2, min(THREADS, prefetch // BLOCK)) if self._cache else THREADS
-        pool = ThreadPoolExecutor(threads, "tarsia-read")
+        pool = ThreadPoolExecutor(threads_for(prefetch), "tarsia-read")
         try:
             while more or coming:
-                while more and (not coming or held + more.bytes <= prefetch):
+                while more and (not coming or TWICE * (held + more.bytes) <= prefetch):
                     coming.append((more, [self._submitted(pool, *asked) for asked in more.asked]))
                     held += more.bytes
                     more = next(hauls, None)
@@ -156,6 +157,11 @@ class Ranges:
                 begin = ranges[which][0] - one.begin
                 found[which] = data[begin : begin + ranges[which][1]]
         return found
+
+
+def threads_for(prefetch: int) -> int:
+    """How many threads read ahead: as many as have an answer coming within so many bytes."""
+    return max(2, min(THREADS, prefetch // TWICE // HAUL))
 
 
 class Joined(NamedTuple):
@@ -217,7 +223,9 @@ def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_
         yield _Haul(gathered)
 
 
-def _advise(file: int, offset: int, length: int) -> None:
-    """Tells the system that a range will be wanted, where it listens."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+def _told(file: int, offset: int, length: int) -> None:
+    """Tells the system that a range will be wanted."""
+    os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+
+
+_advise = _told if hasattr(os, "posix_fadvise") else lambda file, offset, length: None

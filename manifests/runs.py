@@ -22,7 +22,6 @@ from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table
 from tarsia.manifests.account import FIGURES
 from tarsia.manifests.findings import Audit, Book
-from tarsia.manifests.order import Order
 from tarsia.manifests.places import Group, grouped, microseconds
 from tarsia.manifests.refollow import parent_of
 from tarsia.manifests.stream import load_manifest, manifest_digest, order_of

@@ -53,14 +53,14 @@ class Batch:
         """What is in it, counted."""
         figures: dict[Group, list[int]] = {}
         for context in self.contexts:
-            for one in context.samples:
-                row = figures.get(one.group)
+            for _, place, *_ in context.samples:
+                row = figures.get(place.group)
                 if row is None:
-                    row = figures[one.group] = [0, 0, 0, 0]
+                    row = figures[place.group] = [0, 0, 0, 0]
                 row[0] += 1
-                row[1] += one.questions
-                row[2] += one.tokens
-                row[3] += one.microseconds
+                row[1] += place.questions
+                row[2] += place.tokens
+                row[3] += place.microseconds
         missing = tuple((context.number, lost) for context in self.contexts for lost in context.missing)
         return Handed(self.step, len(self.contexts), figures, missing)
 

@@ -107,14 +107,14 @@ class ExportPart:
             for number, samples in contexts(lake.store, manifest, self.first, self.last):
                 tellable = list[Told]()
                 for part in samples:
-                    mine = figures.setdefault((part.group.corpus, part.group.kind), Counter())
+                    mine = figures.setdefault((part.place.group.corpus, part.place.group.kind), Counter())
                     told = tell(part, manifest.context, dialect)
                     if reason := dialect.refusal(told):
                         mine[f"-{reason}"] += 1
                         row = {"context": number, "slot": part.slot, "key": told.key, "corpus": told.corpus}
                         left.write(canonical({**row, "reason": reason}) + b"\n")
                         continue
-                    mine.update(samples=1, questions=part.questions, heard=len(part.heard))
+                    mine.update(samples=1, questions=part.place.questions, heard=len(part.heard))
                     tellable.append(told)
                     for path, make in told.media.items():
                         media.put(path, make)

@@ -3,8 +3,7 @@
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
-from functools import partial
+import tracemalloc
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from lakes import rows
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_table
 from tarsia.manifests import places
-from tarsia.manifests.context import record
+from tarsia.manifests.context import Record, record
 from tarsia.manifests.order import Order
 from tarsia.manifests.places import Group, Place, Rows
 from tarsia.manifests.stream import Stream, Streamed, load_manifest, manifest_digest
@@ -259,11 +258,9 @@ def test_a_record_is_made_when_it_is_asked_for_and_travels_with_its_sample(lake)
     one, twin = (read(lake).context(0).samples[0] for _ in range(2))
     assert pickle.loads(pickle.dumps(one)) == twin
     assert one.sample is one.sample
-    assert replace(twin, tokens=7).sample == one.sample
-    with pytest.raises(AttributeError, match="'Streamed' has no attribute 'samples'"):
-        one.samples  # noqa: B018
+    assert one._replace(slot=7).sample == twin.sample
     place = Place(b"k", Group("a", "qa", "en", "text"), 1, 1, 0, (), 0, 0, 0, 0, 0, 0, 0, 0)
-    broken = Streamed.of(partial(record, {"key": "k"}), place, 0, {}, {})
+    broken = Streamed(Record(record, {"key": "k"}), place, 0, {}, {}, {})
     with pytest.raises(Corrupt, match="sample k: its JSON is not a sample's: "):
         broken.sample  # noqa: B018
 
@@ -296,6 +293,18 @@ def test_rows_are_read_from_the_row_groups_that_hold_them(lake, tmp_path, monkey
     for first, count in [(83, 1), (80, 4), (-1, 1)]:
         with pytest.raises(Corrupt, match=r"rows\.parquet has no row"):
             table.rows(first, count)
+
+
+def test_ten_epochs_hold_no_more_memory_than_two(lake):
+    held, stream = [], read(lake, batch=4, epochs=10)
+    tracemalloc.start()
+    try:
+        for batch in stream:
+            if batch.state["position"] == 0:
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[9] - held[1] < 20_000  # bytes: a batch is larger
 
 
 def test_importing_and_starting_the_stream_is_light(lake):

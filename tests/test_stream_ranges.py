@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tarsia.builders.storage import open_store
 from tarsia.manifests import cache as caches
 from tarsia.manifests.cache import BLOCK, Cache
-from tarsia.manifests.ranges import GAP, LARGEST, Ranges, Span, join
+from tarsia.manifests.ranges import GAP, LARGEST, TWICE, Ranges, Span, join, threads_for
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.identity import digest
 from tarsia.schemas.shard import Stored
@@ -87,9 +87,13 @@ def test_what_is_wanted_comes_in_order_and_no_more_is_held_than_allowed(prefetch
             objects[span.stored.path][span.offset : span.offset + span.length] for span in wanted[number][1]
         ]
         held = sum(length for _, _, length in list(far.asked)) - delivered
-        assert held <= max(prefetch, largest)
+        assert held <= max(prefetch // TWICE, largest)
         delivered += sum(map(len, parts))
     assert number == 199
+
+
+def test_no_more_answers_come_at_once_than_there_is_room_for():
+    assert [threads_for(size << 20) for size in (0, 16, 64, 1024)] == [2, 2, 8, 16]
 
 
 def test_a_fault_is_told_when_what_it_concerns_is_due_and_nothing_is_left_running():

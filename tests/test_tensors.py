@@ -2,7 +2,7 @@
 
 import io
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from tarsia.builders.fbank import fbank
 from tarsia.builders.pixels import BLANK, frame_square, image_tiles
 from tarsia.builders.tokens import audio_tokens, frame_positions, tiles, tokenizer
 from tarsia.manifests.collate import CHATS, Chats, Decoder
+from tarsia.manifests.context import Record
+from tarsia.manifests.order import Step
+from tarsia.manifests.places import Group, Place
 from tarsia.manifests.stream import Batch, Context, Stream, Streamed
 from tarsia.manifests.tensors import IGNORED, NOISE, QUERY, chat
 from tarsia.schemas.errors import Corrupt, UserError
@@ -29,6 +32,9 @@ QWEN = tokenizer("qwen2.5")
 PAD, START, END = (QWEN.controls[name] for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
 HUMAN, GPT = ([198, START, *QWEN.encode(f"{name}\n")] for name in ("user", "assistant"))
 SETTINGS = Settings(tokens=6000, tiles=1)
+PLACE = Place(
+    b"", Group("c", "qa", "en", "text"), 0, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0
+)  # arrays depend on nothing in it
 
 
 # --- contexts made by hand ------------------------------------------------------------------------------------------
@@ -64,13 +70,7 @@ def part(*turns, key="a", kind=Kind.QA, images=(), audios=(), videos=(), heard=N
         key=key, corpus="c", id=key, kind=kind, language="en", conversations=tuple(said), images=tuple(pictures_of),
         audios=tuple(sounds), videos=tuple(films),
     )  # fmt: skip
-    figures = {"tokens": 0, "questions": 0, "microseconds": 0}
-    return made(Streamed, sample=sample, media=media, heard=heard or {}, words={}, **figures)
-
-
-def made(kind, **known):
-    """One of the stream's records: places and figures that arrays do not depend on are left out."""
-    return kind(**{field.name: known.get(field.name, ()) for field in fields(kind)})
+    return Streamed(Record(lambda _: sample, {}), PLACE, 0, media, heard or {}, {})
 
 
 def counted(one, rule=SETTINGS):
@@ -92,7 +92,7 @@ def context(*parts, rule=SETTINGS):
     media = "+".join(one.sample.modality for one in parts)
     prompt = next((name for name in ("video", "image") if name in media), "text")
     tokens = system_tokens(QWEN, prompt) + sum(counted(one, rule) for one in parts)
-    return made(Context, number=0, prompt=prompt, tokens=tokens, samples=parts)
+    return Context(0, prompt, tokens, parts)
 
 
 def loose(*parts, **rule):
@@ -290,7 +290,7 @@ def broken_context():
         part("<image>\nWho?", "A cat.", images=[(8, 8)]),
         part("<image>\nWho?", "A dog.", images=[(8, 8)], key="b"),
     )
-    return context(whole, replace(bad, media={"0.jpg": bad.media["0.jpg"][:-30]}))
+    return context(whole, bad._replace(media={"0.jpg": bad.media["0.jpg"][:-30]}))
 
 
 def test_a_picture_that_cannot_be_decoded_is_grey_and_its_sample_teaches_nothing():
@@ -306,22 +306,22 @@ def test_speech_that_cannot_be_decoded_is_silence_and_a_clip_without_a_header_is
     flac = tone_of(16_000)
     heard = part("Who?", "A cat.", heard={0: flac})
     one = context(heard)
-    arrays = chat(replace(one, samples=(replace(heard, heard={0: flac[:200]}),)), SETTINGS)
+    arrays = chat(replace(one, samples=(heard._replace(heard={0: flac[:200]}),)), SETTINGS)
     assert [(fault.key, fault.member) for fault in arrays.broken] == [("a", "q0.flac")]
     assert (arrays.features[0] == 0).all()
     assert arrays.features[0].shape == (98, 80)
     with pytest.raises(Corrupt, match=r"sample a: q0\.flac is no FLAC"):
-        chat(replace(one, samples=(replace(heard, heard={0: b"fLaC"}),)), SETTINGS)
+        chat(replace(one, samples=(heard._replace(heard={0: b"fLaC"}),)), SETTINGS)
 
 
 def test_a_member_that_is_not_there_is_corrupt():
     one = part("<image>\nWho?", "A cat.", images=[(8, 8)])
     with pytest.raises(Corrupt, match=r"sample a has no member '0\.jpg'"):
-        chat(context(replace(one, media={})), SETTINGS)
+        chat(context(one._replace(media={})), SETTINGS)
 
 
 def test_broken_media_stop_the_decoder_when_they_are_more_than_allowed():
-    batches = [made(Batch, contexts=(broken_context(),), state={"position": at}) for at in range(3)]
+    batches = [Batch((broken_context(),), {"position": at}, Step(0, at, at + 1)) for at in range(3)]
     with pytest.raises(Corrupt, match=r"sample b: 0\.jpg cannot be decoded .* more than the 0 broken media"):
         list(Decoder(SETTINGS, CHATS)(batches))
     decoded = Decoder(SETTINGS, CHATS, broken=2)(batches)

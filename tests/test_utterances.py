@@ -124,7 +124,7 @@ def test_a_recording_that_cannot_be_decoded_is_corrupt(lake):
     stream = Stream(lake.url, "small/tts")
     context = stream.context(0)
     part = context.samples[0]
-    broken = replace(context, samples=(replace(part, media={"0.flac": part.media["0.flac"][:300]}),))
+    broken = replace(context, samples=(part._replace(media={"0.flac": part.media["0.flac"][:300]}),))
     with pytest.raises(Corrupt, match=rf"sample {part.sample.key}: 0\.flac cannot be decoded"):
         Waves().arrays(broken, stream.manifest.context)
 
