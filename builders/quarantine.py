@@ -6,6 +6,7 @@ from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tarsia.builders.duplicates import Refusals
 from tarsia.builders.records import BATCH, read_slice, rows_of
@@ -20,7 +21,8 @@ RAW_KEPT = 1 << 20  # bytes of a refused record that the quarantine keeps; beyon
 
 def put_quarantine(store: Store, corpus: str, slices: Sequence[str], refused: Refusals) -> Stored:
     """Stores every refusal as a row, in the order of keys. `slices`: the sorted slices that hold the records."""
-    rows = merge(*(_refused(store, path, refused) for path in slices), key=lambda row: str(row["key"]))
+    keys = pa.array(list(refused), pa.string())
+    rows = merge(*(_refused(store, path, refused, keys) for path in slices), key=lambda row: str(row["key"]))
     tables = (pa.Table.from_pylist(some, QUARANTINE) for some in iter(lambda: list(islice(rows, BATCH)), []))
     return put_rows(store, corpus, tables)
 
@@ -30,12 +32,12 @@ def put_rows(store: Store, corpus: str, tables: Iterable[pa.Table]) -> Stored:
     return put_tables(store, f"quarantine/{corpus}/rows", tables, QUARANTINE, rows=_ROWS)
 
 
-def _refused(store: Store, path: str, refused: Refusals) -> Iterator[dict[str, Any]]:
-    """The refused records of a slice; only its keys are read whole."""
-    keys = read_slice(store, path, ("key",))["key"].to_pylist()
-    numbers = [number for number, key in enumerate(keys) if key in refused]
+def _refused(store: Store, path: str, refused: Refusals, keys: pa.Array) -> Iterator[dict[str, Any]]:
+    """The refused records of a slice, by their `keys`; only its keys are read whole."""
+    found = pc.is_in(read_slice(store, path, ("key",))["key"], value_set=keys)
+    numbers = pc.indices_nonzero(found).to_numpy()
     for _, batch in groupby(numbers, lambda number: number // BATCH):
-        within = list(batch)
+        within = [int(number) for number in batch]
         for row in rows_of(store, path, within[0], within[-1] + 1, ("key", "id", "file", "begin", "end", "raw")):
             if row["key"] in refused:
                 yield _told(row, *refused[row["key"]])

@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from heapq import merge
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -274,9 +274,14 @@ def draws(keys: Sequence[str]) -> Draws:
 def to_arrow(table: pa.Table) -> bytes:
     """A slice as an Arrow file, in batches that can be read alone."""
     sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    with arrow_writer(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=BATCH)
     return sink.getvalue()
+
+
+def arrow_writer(file: BinaryIO, schema: pa.Schema) -> Any:
+    """Writes a slice, table by table; batches are of `BATCH` rows, so that a row is found by its number."""
+    return pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
 
 
 def read_slice(store: Store, path: str, columns: Sequence[str] = SORTED.names) -> pa.Table:

@@ -155,7 +155,7 @@ def _leaf_tasks(one: Coming, refused: Refusals, lake: Lake) -> Iterator[Build]:
 
 def _state(one: Coming, results: list[Any], looks: Mapping[str, Stored], lake: Lake) -> CorpusState:
     refused = {key: (code, message) for result in results for key, code, message in result["refused"]}
-    slices = [f"{part['path']}.arrow" for part in one.sorted]
+    slices = [f"{path}.arrow" for path in one.folded]
     built = (Shard.model_validate(result["shard"]) for result in results)
     shards = tuple(shard for shard in built if shard.objects)
     notes = sum((Counter(result["notes"]) for result in results), Counter[str]())

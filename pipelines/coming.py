@@ -64,6 +64,7 @@ class Coming:
     slices: list[str] = field(default_factory=list)  # paths, without their endings
     identities: dict[str, int] = field(default_factory=dict)
     sorted: list[dict[str, Any]] = field(default_factory=list)  # what `Sort` gave, by slice
+    folded: list[str] = field(default_factory=list)  # sorted slices that leaves are built from, without their endings
     pieces: list[Piece] = field(default_factory=list)
 
     @property
@@ -74,18 +75,18 @@ class Coming:
 
 def pieces(one: Coming, lake: Lake) -> Iterator[Piece]:
     """The leaves of the trie over all records of a sorted corpus, refused ones included."""
-    stamped = [np.frombuffer(lake.store.read(f"{part['path']}.stamps"), dtype=np.uint64) for part in one.sorted]
+    stamped = [np.frombuffer(lake.store.read(f"{path}.stamps"), dtype=np.uint64) for path in one.folded]
     slices = [array.reshape(4, -1) for array in stamped]
     together = np.concatenate([_stamped(one.gone, lake), *slices], axis=1)
     everyone, stamps, said, asked = together[:, np.argsort(together[0], kind="stable")]
     for leaf in leaves(everyone, one.corpus.cap):
         low, high = everyone[leaf.begin], everyone[leaf.end - 1]
         parts = []
-        for part, mine in zip(one.sorted, slices, strict=True):
+        for path, mine in zip(one.folded, slices, strict=True):
             begin = int(np.searchsorted(mine[0], low, side="left"))
             end = int(np.searchsorted(mine[0], high, side="right"))
             if begin < end:
-                parts.append((f"{part['path']}.arrow", begin, end))
+                parts.append((f"{path}.arrow", begin, end))
         what = one.corpus.of_media()  # stamps hold all else
         rows = slice(leaf.begin, leaf.end)
         inputs = [FORMAT, ORDER, what, leaf.name, digest(np.sort(stamps[rows]).tobytes())]

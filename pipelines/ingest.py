@@ -26,6 +26,7 @@ from tarsia.pipelines.build import build
 from tarsia.pipelines.coming import Coming, pieces
 from tarsia.pipelines.commits import clear, forget
 from tarsia.pipelines.compare import compare, read_sets
+from tarsia.pipelines.fold import fold
 from tarsia.pipelines.pool import Pool
 from tarsia.pipelines.retry import retry as try_again
 from tarsia.pipelines.scan import scan
@@ -107,9 +108,10 @@ def _ingest(
         if plan.corpus.name in good:
             clear(lake.store, plan.work)
         elif reread:
-            clear(lake.store, f"{plan.work}/sort")
+            clear(lake.store, f"{plan.work}/sort", f"{plan.work}/fold")
     scan(plans, lake, pool, quiet=quiet)
     sort(plans, lake, pool, quiet=quiet)
+    fold(plans, lake, pool, quiet=quiet)
     for plan in plans:
         plan.pieces = list(pieces(plan, lake))
         _forget(plan, good.get(plan.corpus.name, ()), lake)

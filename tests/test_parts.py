@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ingest import live, objects, quarantine_of, run, sum_of, write_lines
 
+from tarsia.builders import records
 from tarsia.builders.corpora import find
 from tarsia.builders.lake import Lake
 from tarsia.builders.reading.parts import json_parts, line_parts
 from tarsia.builders.records import slices_of
 from tarsia.builders.storage import open_store
 from tarsia.builders.tables import get_tables
+from tarsia.pipelines import fold
 from tarsia.pipelines import scan as module
 from tarsia.schemas.errors import StorageFault
 from tarsia.schemas.shard import ORIGINS
@@ -193,6 +195,25 @@ def test_a_lake_is_the_same_however_its_files_were_cut(corpus, monkeypatch):
         assert shards(lake) == shards(whole)
         assert origins(lake)[0] == origins(whole)[0]
         assert origins(lake)[1] > origins(whole)[1] == 1
+
+
+@pytest.mark.parametrize("most", [2, 64])
+def test_a_lake_is_the_same_whether_its_slices_were_folded_or_not(corpus, monkeypatch, most):
+    write_lines(corpus / "raw/b.jsonl", [sum_of(number) for number in range(900, 3000)])
+    for number in range(3):
+        write_lines(corpus / f"raw/c{number}.jsonl", [sum_of(number) for number in range(3000 + number, 4000, 3)])
+    monkeypatch.setattr(module, "SCAN_BYTES", 9000)
+    run(corpus / "catalog.yaml", corpus / "plain")
+    folds, real = [], fold.Fold.run
+    monkeypatch.setattr(fold.Fold, "run", lambda task: folds.append(len(task.slices)) or real(task))
+    for name, value in {"FEW": 4, "MOST": most, "LONG": 1, "BATCH": 16}.items():
+        monkeypatch.setattr(fold, name, value)
+    monkeypatch.setattr(records, "BATCH", 16)
+    run(corpus / "catalog.yaml", corpus / "folded")
+    slices = len(live(corpus / "plain").corpus("sums").origins)
+    assert sum(folds) == slices > 12
+    assert max(folds) == (2 if most == 2 else -(-slices // 4))
+    assert objects(corpus / "folded") == objects(corpus / "plain")
 
 
 def test_what_was_cut_and_scanned_before_a_fault_is_not_done_again(corpus, monkeypatch):
