@@ -100,8 +100,8 @@ class Desk:
 
     def room(self, name: str, count: int, kind: npt.DTypeLike) -> Array:
         """So many values of a kind, that are written before they are read."""
-        if len(self._arrays.get(name, ())) < count:
-            self._arrays.pop(name, None)
+        if len(self._arrays.setdefault(name, np.empty(0, kind))) < count:
+            del self._arrays[name]  # its memory first
             self._arrays[name] = np.empty(count, kind)
         return self._arrays[name][:count]
 
