@@ -37,7 +37,10 @@ class Lake:
         try:
             fields = orjson.loads(data)
             if fields.get("format") != FORMAT:
-                raise Corrupt(f"{self.url}: snapshot {number} has format {fields.get('format')}, not {FORMAT}")
+                raise Corrupt(
+                    f"{self.url}: snapshot {number} has format {fields.get('format')}, not {FORMAT}: "
+                    "ingest into an empty place, or use the Tarsia that wrote it"
+                )
             return Snapshot.model_validate(fields)
         except (ValidationError, orjson.JSONDecodeError) as error:
             raise Corrupt(f"{self.url}: snapshot {number} cannot be read: {error}") from error

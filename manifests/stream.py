@@ -241,7 +241,7 @@ def load_manifest(lake: str, stage: str) -> Manifest:
     except (ValidationError, orjson.JSONDecodeError) as error:
         raise Corrupt(f"{lake}/{path} cannot be read: {error}") from error
     if manifest.format != FORMAT:
-        raise Corrupt(f"{lake}/{path} has format {manifest.format}, not {FORMAT}")
+        raise Corrupt(f"{lake}/{path} has format {manifest.format}, not {FORMAT}: plan in a lake of that format")
     return manifest
 
 

@@ -26,7 +26,7 @@ from tarsia.schemas.model import Model
 from tarsia.schemas.shard import Shard, Stored
 from tarsia.schemas.voice import Part
 
-FORMAT = 2  # of objects and records; a change needs a FORMAT entry in the changelog
+FORMAT = 3  # of objects and records; a change needs a FORMAT entry in the changelog
 ORDER = 1  # of draw, sort and fill; a change needs an ORDER entry and new golden values
 
 
