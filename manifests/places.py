@@ -114,13 +114,19 @@ class Rows:
         return found
 
     def _open(self, group: int | None) -> None:
-        """Learns how the table is divided, and reads one of its row groups."""
+        """Learns how the table is divided, and reads one of its row groups.
+
+        In this thread: Arrow's own, where they have just begun, abort a process that ends in the same moment.
+        """
         try:
-            with self._opened() as file, pq.ParquetFile(file, page_checksum_verification=True) as table:
+            with (
+                self._opened() as file,
+                pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as table,
+            ):
                 sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
                 self._ends = list(accumulate(sizes))
                 if group is not None:
-                    read = table.read_row_group(group, columns=list(self._columns)).combine_chunks()
+                    read = table.read_row_group(group, columns=list(self._columns), use_threads=False).combine_chunks()
                     columns = zip(read.column_names, read.columns, strict=True)
                     self._groups[group] = self._convert({name: column.chunk(0) for name, column in columns})
         except pa.ArrowException as error:

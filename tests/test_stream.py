@@ -307,6 +307,16 @@ def test_ten_epochs_hold_no_more_memory_than_two(lake):
     assert held[9] - held[1] < 20_000  # bytes: a batch is larger
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where /proc lists them")
+def test_reading_from_a_folder_starts_no_thread_that_an_early_end_could_trip_over(lake):
+    code = (
+        "import os; from tarsia.manifests.stream import Stream; before = len(os.listdir('/proc/self/task'));"
+        f"next(iter(Stream({lake.url!r}, 'small/all'))); print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+
+
 def test_importing_and_starting_the_stream_is_light(lake):
     code = (
         "import os, sys; from tarsia.manifests.stream import Stream; spent = os.times();"
