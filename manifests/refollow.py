@@ -9,7 +9,7 @@ from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.identity import digest_of
-from tarsia.schemas.manifest import SAMPLES, Manifest, stage_path
+from tarsia.schemas.manifest import SAMPLES, Manifest, parent_path
 
 _WHAT = "key, copy, tokens, tiles, frames, audio_tokens, checksum, speech_checksum, spoken"
 _COMPARED = f"""
@@ -50,7 +50,7 @@ def check_repair(stage: Claimed, store: Store) -> None:
 
 def parent_of(store: Store, manifest: Manifest, digest: str) -> Manifest:
     """A manifest that this one repaired, by its digest."""
-    path = f"{stage_path(manifest.model, manifest.name)}/parents/{digest[:32]}.json"
+    path = parent_path(manifest.model, manifest.name, digest)
     try:
         return Manifest.model_validate(orjson.loads(store.read(path)))
     except (ValidationError, orjson.JSONDecodeError) as error:

@@ -6,9 +6,6 @@ with what stands. Questions without a verdict count as text there, and are named
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import orjson
-from pydantic import ValidationError
-
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import in_groups
 from tarsia.manifests.changes import Changes
@@ -24,11 +21,12 @@ from tarsia.manifests.difference import (
     corpora,
     placed,
 )
+from tarsia.manifests.refollow import parent_of
 from tarsia.manifests.stream import load_manifest, manifest_digest
 from tarsia.pipelines.plan import Fresh, asked_differently, chosen_stages, stages_of
 from tarsia.pipelines.pool import Pool
-from tarsia.schemas.errors import Corrupt, NotThere, UnknownName, UserError
-from tarsia.schemas.manifest import Manifest, stage_path
+from tarsia.schemas.errors import NotThere, UnknownName, UserError
+from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.recipe import Recipe
 
 
@@ -80,11 +78,7 @@ def _parent(lake: Lake, manifest: Manifest) -> Manifest:
     stage = f"{manifest.model}/{manifest.name}"
     if not manifest.repaired:
         raise UserError(f"{lake.url}: stage {stage} was planned from scratch; say what to compare it with")
-    path = f"{stage_path(manifest.model, manifest.name)}/parents/{manifest.repaired.parents[-1][:32]}.json"
-    try:
-        return Manifest.model_validate(orjson.loads(lake.store.read(path)))
-    except (ValidationError, orjson.JSONDecodeError) as error:
-        raise Corrupt(f"{lake.url}/{path} cannot be read: {error}") from error
+    return parent_of(lake.store, manifest, manifest.repaired.parents[-1])
 
 
 def _placed(lake: Lake, manifest: Manifest) -> Placed:

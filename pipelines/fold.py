@@ -47,14 +47,15 @@ class Fold(Step):
 
 def fold(corpora: Sequence[Coming], lake: Lake, pool: Pool, *, quiet: bool) -> None:
     """Gives each sorted corpus the slices that its leaves are built from."""
+    groups = [_groups(one) for one in corpora]
     tasks = [
         Fold(lake.url, one.corpus, f"{one.work}/fold/{number:05d}.json", slices)
-        for one in corpora
-        for number, slices in enumerate(_groups(one))
+        for one, mine in zip(corpora, groups, strict=True)
+        for number, slices in enumerate(mine)
     ]
     results = iter(finish(tasks, pool, Progress("fold", "groups of slices", quiet=quiet)))
-    for one in corpora:
-        one.folded = [next(results) for _ in _groups(one)] or [part["path"] for part in one.sorted]
+    for one, mine in zip(corpora, groups, strict=True):
+        one.folded = [next(results) for _ in mine] or [part["path"] for part in one.sorted]
 
 
 def _groups(one: Coming) -> list[tuple[str, ...]]:

@@ -22,7 +22,7 @@ from tarsia.pipelines.pool import Pool
 from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
 from tarsia.schemas.lake import Snapshot
-from tarsia.schemas.manifest import SAMPLES, Manifest, Repaired, stage_path
+from tarsia.schemas.manifest import SAMPLES, Manifest, Repaired, parent_path, stage_path
 from tarsia.schemas.recipe import Recipe
 from tarsia.schemas.shard import Stored
 
@@ -166,7 +166,7 @@ def _store(fresh: Manifest, planned: Planned, lake: Lake, parent: Manifest | Non
     tables["samples"] = put_tables(lake.store, f"{folder}/samples", planned.samples.tables(), SAMPLES)
     manifest = fresh.model_copy(update={"tables": tables})
     if parent:
-        path = f"{folder}/parents/{manifest_digest(parent)[:32]}.json"
+        path = parent_path(parent.model, parent.name, manifest_digest(parent))
         lake.store.replace(path, canonical(parent.model_dump(mode="json")))
     lake.store.replace(f"{folder}/manifest.json", canonical(manifest.model_dump(mode="json")))
     return manifest

@@ -25,7 +25,7 @@ from tarsia.manifests.stream import manifest_digest
 from tarsia.pipelines.commits import paths_in
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.lake import Snapshot
-from tarsia.schemas.manifest import Manifest
+from tarsia.schemas.manifest import Manifest, parent_path
 from tarsia.schemas.model import Model
 
 HOURS = 24.0  # objects younger than this may be somebody's work
@@ -112,7 +112,7 @@ def _needs(
         mine = needs[f"stage {one.name}"] = {f"{one.folder}/manifest.json"}
         mine |= set(paths_in(one.manifest.model_dump(mode="json"))) | listed.get(one.snapshot or 0, set())
         if one.manifest.repaired:
-            path = f"{one.folder}/parents/{one.manifest.repaired.parents[-1][:32]}.json"
+            path = parent_path(one.manifest.model, one.manifest.name, one.manifest.repaired.parents[-1])
             mine |= {path, *paths_in(orjson.loads(store.read(path))["tables"])}
         if store.entry(f"{one.folder}/packed.json"):
             packed = orjson.loads(store.read(f"{one.folder}/packed.json"))

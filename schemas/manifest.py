@@ -212,3 +212,8 @@ class Manifest(Model):
 def stage_path(model: str, stage: str) -> str:
     """`stages/<model>/<stage>`."""
     return f"stages/{model}/{stage}"
+
+
+def parent_path(model: str, stage: str, digest: str) -> str:
+    """Where a manifest is kept that a repaired one follows, by its digest."""
+    return f"{stage_path(model, stage)}/parents/{digest[:32]}.json"
