@@ -179,7 +179,7 @@ def _inspect(lake: str, share: Fraction) -> list[str]:
     lineage, store = Lineage(Lake(lake)), Lake(lake)
     snapshot = store.snapshot()
     keys = [
-        get_table(store.store, state.shards[number * len(state.shards) // 3].index, ("key",))["key"][7].as_py()
+        get_table(store.store, state.shards[number * len(state.shards) // 3].index, ("key",))["key"][0].as_py()
         for state in snapshot.corpora
         for number in range(3)
     ]
@@ -352,6 +352,8 @@ def _speech(facts: _Facts, refused: npt.NDArray[np.bool_]) -> pa.Table:
         "samples": pa.array(length * 3 // 2),
         "rate": pa.array(np.full(count, 24_000, np.int32)),
         "samples16": pa.array(length),
+        "heard": pa.nulls(count, pa.string()),
+        "missed": pa.nulls(count, pa.float64()),
     }
     clips = pa.StructArray.from_arrays([_typed(clip[field.name], field.type) for field in CLIP], fields=list(CLIP))
     kind, no = SPEECH.field("refused").type.value_type, int(refused.sum())
