@@ -5,13 +5,14 @@ moment is what a machine must be bought for. Here each piece is copied to where 
 still warm, serves the next one.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tarsia.builders.tables import packed
+from tarsia.builders.tables import packed, plain
 from tarsia.schemas.errors import Corrupt
 
 Words = npt.NDArray[np.uint64]
@@ -35,10 +36,26 @@ def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column
 
 
-def plain(array: pa.Array) -> npt.NDArray[Any]:
-    """An Arrow array of numbers without nulls, as numpy's. (`to_numpy` would import pandas, a CPU-second.)"""
-    found: npt.NDArray[Any] = np.from_dlpack(array)
-    return found
+def values_of(array: pa.Array, missing: int = -1) -> npt.NDArray[Any]:
+    """Numbers as numpy has them; `missing`, or what it is without a sign, where there is none."""
+    if not array.null_count:
+        return plain(array)
+    kind = np.dtype(str(array.type))  # (`to_pandas_dtype` would import pandas, a CPU-second)
+    values = np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]
+    return np.where(there(array), values, np.array(missing).astype(kind))
+
+
+def there(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Where a column has a value."""
+    return plain(array.is_valid().cast(pa.int8())).astype(np.bool_)
+
+
+def names_of(array: pa.Array) -> tuple[npt.NDArray[Any], Sequence[str | None]]:
+    """Names as numbers, and the names by number, the last of which is none."""
+    coded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    names = [*coded.dictionary.to_pylist(), None]
+    codes = values_of(coded.indices)
+    return (np.where(codes < 0, len(names) - 1, codes) if coded.indices.null_count else codes), names
 
 
 def many(value: pa.Array, count: int) -> pa.ChunkedArray:

@@ -68,6 +68,9 @@ class Store(Protocol):
     def open(self, path: str) -> BinaryIO:
         """The object as a seekable file, for formats that are read in part."""
 
+    def fetch(self, path: str) -> BinaryIO:
+        """The object as a file on this machine, to be read more than once: of a bucket, a copy that closing removes."""
+
     def entry(self, path: str) -> Entry | None:
         """Size and version, or None."""
 
@@ -194,6 +197,9 @@ class _Folder:
     def open(self, path: str) -> BinaryIO:
         with self._said("open", path) as full:
             return Path(full).open("rb")
+
+    def fetch(self, path: str) -> BinaryIO:
+        return self.open(path)
 
     def entry(self, path: str) -> Entry | None:
         with suppress(OSError):
@@ -378,6 +384,14 @@ class _Bucket:
         with self._said("open", path) as full:
             reader = open_reader(self._store, full)
         return io.BufferedReader(_Raw(reader, lambda: self._said("read", path)), 1 << 20)
+
+    def fetch(self, path: str) -> BinaryIO:
+        file = cast(BinaryIO, tempfile.TemporaryFile(buffering=_BUFFER))  # noqa: SIM115 - the caller closes it
+        with self._said("read", path) as full:
+            for chunk in self._store.get(full):
+                file.write(chunk)
+        file.seek(0)
+        return file
 
     def entry(self, path: str) -> Entry | None:
         with suppress(NotThere), self._said("look at", path) as full:

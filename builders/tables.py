@@ -9,9 +9,11 @@ import struct
 from binascii import Error as NotHex
 from binascii import hexlify, unhexlify
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -122,12 +124,17 @@ def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[
             yield parquet.read_row_group(group, columns=list(columns), use_threads=False)
 
 
-def open_table(store: Store, stored: Stored) -> pq.ParquetFile:
+@contextmanager
+def open_table(store: Store, stored: Stored) -> Iterator[pq.ParquetFile]:
     """A stored table, compared with its digest, to be read column by column."""
-    data = store.read(stored.path)
-    if digest(data) != stored.digest:
-        raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
-    return pq.ParquetFile(pa.BufferReader(data))
+    with store.fetch(stored.path) as file:
+        state = blake3()
+        while chunk := file.read(1 << 20):
+            state.update(chunk)
+        if state.hexdigest() != stored.digest:
+            raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
+        with pq.ParquetFile(file) as table:
+            yield table
 
 
 def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
@@ -164,6 +171,9 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column.cast(kind)
 
 
+_SMALL = np.uint64(0x2020202020202020)  # the bit that 0 to 9 and a to f have, and A to F have not
+
+
 def packed(digits: pa.StringArray, width: int) -> pa.FixedSizeBinaryArray:
     """Strings of `2 * width` hex digits as the bytes that they spell; empty ones (of what was taken down) as zeros.
 
@@ -174,8 +184,11 @@ def packed(digits: pa.StringArray, width: int) -> pa.FixedSizeBinaryArray:
     lengths = np.diff(ends)
     if digits.null_count or not ((lengths == 2 * width) | (lengths == 0)).all():
         raise Corrupt(f"a key or a digest is not {2 * width} hex digits long")
+    text = memoryview(data)[ends[0] : ends[-1]] if lengths.any() else b""
+    if np.bitwise_and.reduce(np.frombuffer(text, np.uint64)) & _SMALL != _SMALL:
+        raise Corrupt("a key or a digest has a hex digit that is a capital")
     try:
-        spelt = unhexlify(memoryview(data)[ends[0] : ends[-1]]) if lengths.any() else b""
+        spelt = unhexlify(text)
     except NotHex as error:
         raise Corrupt(f"a key or a digest is not made of hex digits: {error}") from None
     if not lengths.all():
@@ -204,30 +217,31 @@ def columns_digest(columns: Iterable[tuple[str, pa.Array | pa.ChunkedArray]]) ->
     state = blake3()
     for name, array in columns:
         state.update(name.encode() + b"\0")
-        _feed(state, array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
+        _feed(state, array.chunks if isinstance(array, pa.ChunkedArray) else [array], array.type)
     return state.hexdigest()
 
 
 _PIECE = 1 << 17  # values that are spelt out at once; a multiple of 8
 
 
-def _feed(state: Any, array: pa.Array) -> None:
-    state.update(struct.pack("<q", len(array)))
-    kind = array.type
+def _feed(state: Any, chunks: Sequence[pa.Array], kind: pa.DataType) -> None:
+    if any(len(chunk) % 8 for chunk in chunks[:-1]):  # a bit a value: chunks have to end where bytes do
+        chunks = [pa.concat_arrays(chunks)]
+    state.update(struct.pack("<q", sum(map(len, chunks))))
 
     def pieces(each: Callable[[pa.Array], pa.Array] = lambda piece: piece) -> Iterator[pa.Array]:
-        return (each(array.slice(begin, _PIECE)) for begin in range(0, len(array), _PIECE))
+        return (each(chunk.slice(begin, _PIECE)) for chunk in chunks for begin in range(0, len(chunk), _PIECE))
 
     for piece in pieces():
-        there = piece.is_valid().to_numpy(zero_copy_only=False) if piece.null_count else np.ones(len(piece), np.bool_)
-        state.update(np.packbits(there).tobytes())
+        there = plain(piece.is_valid().cast(pa.uint8())) if piece.null_count else np.ones(len(piece), np.uint8)
+        state.update(np.packbits(there))
     if pa.types.is_struct(kind):
         for index in range(kind.num_fields):
-            _feed(state, pc.struct_field(array, index))
+            _feed(state, [pc.struct_field(chunk, index) for chunk in chunks], kind.field(index).type)
     elif pa.types.is_list(kind):
         for piece in pieces():
             state.update(_numbers(pc.list_value_length(piece).fill_null(0), "<i8"))
-        _feed(state, array.flatten())
+        _feed(state, [chunk.flatten() for chunk in chunks], kind.value_type)
     elif pa.types.is_dictionary(kind) or pa.types.is_fixed_size_binary(kind) or _of_text(kind):
         for piece in pieces(_lengths):
             state.update(_numbers(piece, "<i8"))
@@ -265,5 +279,11 @@ def _spelt(piece: pa.Array) -> pa.Array:
 
 
 def _numbers(array: pa.Array, dtype: str | None) -> Any:
-    values = array.to_numpy(zero_copy_only=False)
+    values = plain(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)
     return np.ascontiguousarray(values, dtype or values.dtype.newbyteorder("<")).view(np.uint8)
+
+
+def plain(array: pa.Array) -> npt.NDArray[Any]:
+    """An Arrow array of numbers without nulls, as numpy's. (`to_numpy` would import pandas, a CPU-second.)"""
+    found: npt.NDArray[Any] = np.from_dlpack(array)
+    return found

@@ -10,19 +10,21 @@ A **finding** names the place and the two figures that disagree. No findings: th
 is a finding too: the audit always ends with a report.
 """
 
-from binascii import hexlify
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
 
+from tarsia.builders.columns import whole
 from tarsia.builders.lake import Lake
+from tarsia.builders.memory import kept
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed, Desk, claimed
 from tarsia.manifests.findings import Audit, Book, Finding, Recounted, Shared
-from tarsia.manifests.ledger import Array, Keys, Ledger, joined, keys_of, steps
+from tarsia.manifests.keys import Keys, keys_of
+from tarsia.manifests.ledger import Array, Ledger
 from tarsia.manifests.recount import (
     check_contexts,
     check_counts,
@@ -37,7 +39,6 @@ from tarsia.manifests.rehear import Heard, check_speech, hear, read_verdicts
 from tarsia.manifests.reread import Claim, reread
 from tarsia.manifests.reread_packs import reread_packs
 from tarsia.manifests.reselect import Admitted, Scope, admitted, check_selection, scopes, takes_of_groups
-from tarsia.schemas.identity import Draws
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.manifest import SAMPLES, Manifest
 from tarsia.schemas.recipe import Recipe
@@ -51,12 +52,17 @@ def audit(lake: Lake, manifests: Sequence[Manifest], *, recipe: Recipe | None = 
 
     `deep` reads every byte that they point to, and counts every token again.
     """
+    with kept():
+        return _audited(lake, manifests, recipe, deep)
+
+
+def _audited(lake: Lake, manifests: Sequence[Manifest], recipe: Recipe | None, deep: bool) -> Audit:
     book, claims, chosen = Book(), list[Claim](), dict[Scope, list[tuple[str, Array]]]()
     said, bits = list[Recounted](), dict[str, Array]()
     snapshots = _snapshots(lake, book)
     parts = [_planned_from(manifest, snapshots) for manifest in manifests]
     known = [*snapshots[:1], *filter(None, parts)]
-    ledger, desk = Ledger(lake.store, [state for one in known for state in one.corpora]), Desk()
+    ledger, desk = Ledger(lake.store, [state for one in known for state in one.corpora]), Desk(manifests)
     for state in snapshots[0].corpora if snapshots else ():
         with book.reading(f"corpus {state.corpus.name}"):
             _check_conservation(lake.store, ledger, state, book)
@@ -175,7 +181,7 @@ def _check_nesting(chosen: Mapping[Scope, Sequence[tuple[str, Array]]], ledger: 
         for (small, inner), (large, outer) in pairwise(sorted(stages, key=lambda one: (len(one[1]), one[0]))):
             missing = inner[~np.isin(inner, outer, assume_unique=True)]
             if len(missing):  # the stages may have been planned from two snapshots: the same sample, another row
-                missing = missing[~np.isin(_texts(ledger.keys[missing]), _texts(ledger.keys[outer]))]
+                missing = missing[~np.isin(ledger.first(missing), ledger.first(outer))]
             where = f"{scope.model} {scope.corpus}"
             book.equal(where, f"samples of {small} that are not in {large}", 0, len(missing))
 
@@ -185,28 +191,28 @@ def _check_conservation(store: Store, ledger: Ledger, state: CorpusState, book: 
     where, run = f"corpus {state.corpus.name}", ledger.run(state)
     for number, shard in zip(run.shards, state.shards, strict=True):
         _check_shard(where, ledger, number, shard, book)
-    draws, keys, lengths = ledger.draws[run.rows], ledger.keys[run.rows], ledger.lengths[run.rows]
-    book.equal(where, "samples out of draw order", 0, int((draws[1:] < draws[:-1]).sum()))
-    book.equal(where, "keys without their draw", 0, _without_draw(keys, draws))
-    codes, refused = Counter[str | None](), [np.empty((0, 4), np.uint64)]
+    keys, lengths = ledger.keys[run.rows], ledger.lengths[run.rows]
+    book.equal(where, "samples out of draw order", 0, int((keys.draws[1:] < keys.draws[:-1]).sum()))
+    book.equal(where, "keys without their draw", 0, sum(ledger.undrawn[number] for number in run.shards))
+    codes, refused = Counter[str | None](), keys[:0]
     if state.quarantine:
         table = get_table(store, state.quarantine, ("key", "code"), verify=True)
         codes.update(table["code"].to_pylist())
-        refused.append(keys_of(joined(table["key"])))
+        refused = keys_of(whole(table["key"]))
     stones, buried = list[str | None](), 0
     if state.tombstones:
         table = get_table(store, state.tombstones, ("key", "sample"), verify=True)
         buried = len(table)
         pairs = zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)
         stones = [key for key, sample in pairs if sample]
-    records = [keys_of(joined(get_table(store, stored, ("key",), verify=True)["key"])) for stored in state.origins]
+    records = [keys_of(whole(get_table(store, stored, ("key",), verify=True)["key"])) for stored in state.origins]
     book.equal(where, "quarantined", state.quarantined, dict(codes))
     book.equal(where, "taken down", state.taken_down, buried)
     book.equal(where, "records read", state.records, sum(map(len, records)) + buried)
     ended = len(run) - len(stones) + codes.total() + buried
     book.equal(where, "records = samples + quarantined + taken down", state.records, ended)
     samples = keys if (lengths > 0).all() else keys[lengths > 0]
-    _check_ends(where, records, samples, np.concatenate(refused), book)
+    _check_ends(where, records, samples, refused, book)
     silent = [ledger.key(run.begin + row) for row in np.flatnonzero(lengths <= 0).tolist()]
     name = "samples taken down that have no tombstone, or the reverse"
     book.equal(where, name, 0, len({*silent} ^ {*stones}))
@@ -225,15 +231,6 @@ def _check_shard(where: str, ledger: Ledger, number: int, shard: Shard, book: Bo
     book.equal(where, f"bits that the draws of {shard.leaf} begin with", {shard.leaf[1:]}, bits)
 
 
-def _without_draw(keys: Keys, draws: Draws) -> int:
-    """How many keys do not begin with their draw."""
-    wrong = 0
-    for part in steps(len(keys)):
-        digits = np.frombuffer(hexlify(draws[part].astype(">u8").tobytes()), np.uint64).reshape(-1, 2)
-        wrong += int(np.count_nonzero((keys[part, :2] != digits).view(np.uint16)))
-    return wrong
-
-
 def _check_ends(where: str, records: Sequence[Keys], samples: Keys, refused: Keys, book: Book) -> None:
     """Every record ended once: as a sample, or in quarantine."""
     wrong = dict.fromkeys(
@@ -245,29 +242,46 @@ def _check_ends(where: str, records: Sequence[Keys], samples: Keys, refused: Key
         ),
         0,
     )
-    if len(refused) or not _one_by_one(records, samples):
-        known, came = (np.sort(_texts(np.concatenate(keys))) for keys in ((*records, samples[:0]), (samples, refused)))
+    ended = _merged(samples, refused)
+    if not _one_by_one(records, ended):
+        known, came = _ordered(*records), _ordered(ended)
         unlike = (len(np.setdiff1d(*pair)) for pair in ((known, came), (came, known)))
         wrong = dict(zip(wrong, (_repeated(known), _repeated(came), *unlike), strict=True))
     for name, count in wrong.items():
         book.equal(where, name, 0, count)
 
 
-def _one_by_one(records: Sequence[Keys], samples: Keys) -> bool:
-    """Whether the records are the samples, in their order, none of them twice."""
+def _merged(samples: Keys, refused: Keys) -> Keys:
+    """Two lots of keys as one; in order, if each of them is and no two begin with the same draw."""
+    if not len(refused):
+        return samples
+    at = np.searchsorted(samples.draws, refused.draws)
+    return Keys(np.insert(samples.draws, at, refused.draws), np.insert(samples.tails, at, refused.tails))
+
+
+def _one_by_one(records: Sequence[Keys], ended: Keys) -> bool:
+    """Whether the records are these keys, in their order, none of them twice."""
     begin = 0
     for keys in records:
-        mine = samples[begin : begin + len(keys)]
-        texts = _texts(samples[max(0, begin - 1) : begin + len(keys)])
-        if not np.array_equal(mine, keys) or not (texts[1:] > texts[:-1]).all():
+        mine = ended[begin : begin + len(keys)]
+        if (
+            len(mine) < len(keys)
+            or not mine.same(keys).all()
+            or not ended[max(0, begin - 1) : begin + len(keys)].rising()
+        ):
             return False
         begin += len(keys)
-    return begin == len(samples)
+    return begin == len(ended)
 
 
-def _repeated(texts: Array) -> int:
-    return int((texts[1:] == texts[:-1]).sum())
+def _ordered(*parts: Keys) -> Array:
+    """Keys in order, each as one value of two fields."""
+    kind = np.dtype([("draw", np.uint64), ("tail", np.uint64)])
+    keys = np.empty(sum(map(len, parts)), kind)
+    for name in ("draws", "tails"):
+        keys[name[:-1]] = np.concatenate([keys["draw"][:0], *(getattr(part, name) for part in parts)])
+    return keys[np.lexsort((keys["tail"], keys["draw"]))]
 
 
-def _texts(keys: Keys) -> Array:
-    return keys.view("S32").ravel()
+def _repeated(keys: Array) -> int:
+    return int((keys[1:] == keys[:-1]).sum())

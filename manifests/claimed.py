@@ -5,6 +5,7 @@ were not. A column whose values are compared with the ledger's is let go of at o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,25 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tarsia.builders.columns import names_of, there, values_of, whole
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import columns_digest, open_table
 from tarsia.manifests.findings import Book
-from tarsia.manifests.ledger import (
-    NOWHERE,
-    Array,
-    Bools,
-    Int64s,
-    Keys,
-    Ledger,
-    draws_of,
-    equal,
-    joined,
-    keys_of,
-    names_of,
-    steps,
-    there,
-    values_of,
-)
+from tarsia.manifests.keys import Bools, Keys, words_of
+from tarsia.manifests.ledger import NOWHERE, Array, Int64s, Ledger, steps
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
 
@@ -93,16 +81,17 @@ class Met(NamedTuple):
 
 
 class Desk:
-    """The arrays that one stage after the other is written into, so that memory is asked for once."""
+    """The arrays that one stage after the other is written into: each is as long as the longest stage needs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self._most = max([0, *(max(one.contexts, sum(part.selected for part in one.counts)) for one in manifests)])
         self._arrays: dict[str, Array] = {}
 
     def room(self, name: str, count: int, kind: npt.DTypeLike) -> Array:
-        """So many values of a kind, that are written before they are read."""
-        if len(self._arrays.setdefault(name, np.empty(0, kind))) < count:
-            del self._arrays[name]  # its memory first
-            self._arrays[name] = np.empty(count, kind)
+        """So many values of a kind, that are written before they are read; what nobody writes takes no memory."""
+        if name not in self._arrays or len(self._arrays[name]) < count:
+            self._arrays.pop(name, None)  # its memory first
+            self._arrays[name] = np.empty(max(count, self._most), kind)
         return self._arrays[name][:count]
 
 
@@ -142,7 +131,14 @@ class Claimed(NamedTuple):
 
 def claimed(store: Store, manifest: Manifest, source: Snapshot, ledger: Ledger, book: Book, desk: Desk) -> Claimed:
     """Reads the tables of a manifest."""
-    tables = {name: open_table(store, manifest.tables[name]) for name in _SCHEMAS}
+    with ExitStack() as opened:
+        tables = {name: opened.enter_context(open_table(store, manifest.tables[name])) for name in _SCHEMAS}
+        return _claimed(tables, manifest, source, ledger, book, desk)
+
+
+def _claimed(
+    tables: Mapping[str, pq.ParquetFile], manifest: Manifest, source: Snapshot, ledger: Ledger, book: Book, desk: Desk
+) -> Claimed:
     counts = {name: table.metadata.num_rows for name, table in tables.items()}
     every, placed = counts["samples"] + counts["unplaced"], counts["samples"]
     names: dict[str, dict[str | None, int]] = {name: {} for name in ("prompt", *_NAMES)}
@@ -151,7 +147,7 @@ def claimed(store: Store, manifest: Manifest, source: Snapshot, ledger: Ledger, 
         prefix = "context " if name == "contexts" else ""
         room = {field.name: desk.room(prefix + field.name, rows, _kind(field))[part]
                 for field in _SCHEMAS[name] if _kind(field) is not None}  # fmt: skip
-        return _read(tables.pop(name), manifest, name, room, names, book)
+        return _read(tables[name], manifest, name, room, names, book)
 
     contexts = read("contexts", slice(None), counts["contexts"])
     unplaced = read("unplaced", slice(placed, None), every)
@@ -161,11 +157,10 @@ def claimed(store: Store, manifest: Manifest, source: Snapshot, ledger: Ledger, 
     rows = desk.room("row", every, np.int32)
     lying = _lay(manifest, source, ledger, samples, groups, numbers, rows)
     unknown = np.concatenate([np.flatnonzero(rows[:placed] == NOWHERE), np.arange(placed, every)])
-    keys = _keys(both["key"])[unknown]
+    keys = _keys(both["key"][unknown])
     rows[unknown] = _by_key(source, ledger, keys, [groups[number].corpus for number in numbers[unknown].tolist()])
-    missing = rows[unknown] == NOWHERE
-    spelt = (key.tobytes().decode("ascii", "replace") for key in keys[missing])
-    strangers = dict(zip(unknown[missing].tolist(), spelt, strict=True))
+    missing = np.flatnonzero(rows[unknown] == NOWHERE)
+    strangers = {int(unknown[number]): keys.text(number) for number in missing.tolist()}
     figures = (both[name] for name in ("copy", "questions", "tokens", "seconds"))
     copies, questions, tokens, seconds = figures
     chosen = Chosen(placed, rows, copies, numbers, questions, tokens, seconds)
@@ -193,9 +188,9 @@ def claimed(store: Store, manifest: Manifest, source: Snapshot, ledger: Ledger, 
 
 
 def _kind(field: pa.Field) -> Any:
-    """What a column is written into: names as numbers, keys as they are spelt; none where it is read as a whole."""
+    """What a column is written into: names as numbers, a key as two; none where it is read as a whole."""
     if field.name == "key":
-        return "S32"
+        return np.dtype((">u8", 2))
     if pa.types.is_dictionary(field.type):
         return np.uint16
     if field.name in (*_SPEECH, "spoken", "reason"):
@@ -215,14 +210,15 @@ def _read(
     where, schema, kept = f"{manifest.model}/{manifest.name}", _SCHEMAS[name], dict[str, Any]()
     book.equal(where, f"columns of '{name}'", schema.names, table.schema_arrow.names)
 
-    def columns() -> Iterator[tuple[str, pa.Array]]:
+    def columns() -> Iterator[tuple[str, pa.Array | pa.ChunkedArray]]:
         for field in schema:
             if field.name in room:
                 kept[field.name] = room[field.name]
                 column = _written(table, field, room[field.name], names.get(field.name, {}))
+            elif field.name == "reason":
+                column = kept[field.name] = _whole(table, field)
             else:
-                column = _whole(table, field)
-                kept[field.name] = _sparse(field.name, column)
+                kept[field.name], column = _some(table, field)
             if field.name not in _OPTIONAL:
                 missing = f"rows of '{name}' without {field.name}: {column.null_count}"
                 book.check(where, not column.null_count, missing)
@@ -233,7 +229,7 @@ def _read(
 
 
 def _whole(table: pq.ParquetFile, field: pa.Field) -> pa.Array:
-    return joined(table.read(columns=[field.name], use_threads=False).column(0).cast(field.type))
+    return whole(table.read(columns=[field.name], use_threads=False).column(0).cast(field.type))
 
 
 def _written(table: pq.ParquetFile, field: pa.Field, room: Array, names: dict[str | None, int]) -> pa.Array:
@@ -241,12 +237,11 @@ def _written(table: pq.ParquetFile, field: pa.Field, room: Array, names: dict[st
     begin, plain = 0, True
     for group in range(table.num_row_groups):
         read = table.read_row_group(group, columns=[field.name], use_threads=False).column(0)
-        piece = joined(read if read.type == field.type else read.cast(field.type))
+        piece = whole(read if read.type == field.type else read.cast(field.type))
         part, plain = room[begin : begin + len(piece)], plain and not piece.null_count
         if field.name == "key":
-            keys = keys_of(piece)
-            part[:] = keys.view("S32").ravel()
-            plain = plain and bool(keys.any(axis=1).all())
+            part[:] = words_of(piece)
+            plain = plain and bool((part[:, 0] | part[:, 1]).all())
         elif pa.types.is_dictionary(field.type):
             numbers, spelt = names_of(piece)
             part[:] = np.array([names.setdefault(one, len(names)) for one in spelt], np.uint16)[numbers]
@@ -261,24 +256,33 @@ def _written(table: pq.ParquetFile, field: pa.Field, room: Array, names: dict[st
         numbers = pa.Array.from_buffers(pa.uint16(), len(room), [None, pa.py_buffer(room)])
         return pa.DictionaryArray.from_arrays(numbers, pa.array(list(names), pa.string()))
     if field.name == "key":
-        ends = pa.py_buffer(np.arange(0, 32 * len(room) + 1, 32, dtype=np.int32))
-        return pa.StringArray.from_buffers(len(room), ends, pa.py_buffer(room.view(np.uint8)))
+        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(room), [None, pa.py_buffer(room)])
     return pa.Array.from_buffers(field.type, len(room), [None, pa.py_buffer(room)])
 
 
-def _sparse(name: str, column: pa.Array) -> Any:
-    """A column that most rows have nothing in."""
-    if name == "spoken":
-        lengths = values_of(pc.list_value_length(column), missing=0)
-        return Some(np.repeat(np.arange(len(column)), lengths), values_of(column.flatten()))
-    if name in _SPEECH:
-        at = np.flatnonzero(there(column)) if column.null_count < len(column) else np.empty(0, np.int64)
-        return Some(at, values_of(column)[at])
-    return column
+def _some(table: pq.ParquetFile, field: pa.Field) -> tuple[Some, pa.ChunkedArray]:
+    """What a column has that is mostly empty, and the column; its row groups without anything are the same memory."""
+    empty, chunks, begin = pa.nulls(0, field.type), list[pa.Array](), 0
+    at, values = [np.empty(0, np.int64)], [values_of(empty.flatten() if pa.types.is_list(field.type) else empty)]
+    for group in range(table.num_row_groups):
+        piece = whole(table.read_row_group(group, columns=[field.name], use_threads=False).column(0).cast(field.type))
+        if piece.null_count == len(piece):
+            empty = empty if len(empty) >= len(piece) else pa.nulls(len(piece), field.type)
+            piece = empty[: len(piece)]
+        elif pa.types.is_list(field.type):
+            lengths = values_of(pc.list_value_length(piece), missing=0)
+            at.append(begin + np.repeat(np.arange(len(piece)), lengths))
+            values.append(values_of(piece.flatten()))
+        else:
+            at.append(begin + np.flatnonzero(there(piece)))
+            values.append(values_of(piece)[there(piece)])
+        chunks.append(piece)
+        begin += len(piece)
+    return Some(np.concatenate(at), np.concatenate(values)), pa.chunked_array(chunks, field.type)
 
 
-def _keys(texts: Array) -> Keys:
-    return texts.view(np.uint64).reshape(-1, 4)
+def _keys(spelt: Array) -> Keys:
+    return Keys(spelt[:, 0].astype(np.uint64), spelt[:, 1].astype(np.uint64))
 
 
 def _grouped(columns: Sequence[Array], names: Sequence[list[str | None]], desk: Desk) -> tuple[Array, list[Group]]:
@@ -320,18 +324,18 @@ def _lay(
     names = sorted({*ledger.corpora})
     homes = np.array([*map(names.index, ledger.corpora), -1])  # of the ledger's shards
     claims = np.array([names.index(one.corpus) if one.corpus in names else -2 for one in groups])
-    keys, count = _keys(samples["key"]), len(samples["key"])
+    count = len(samples["key"])
     lying = np.zeros(count, np.bool_)
     for part in steps(count):
         named = samples["shard"][part]
         shards = known[np.where((named >= 0) & (named < len(known)), named, -1)]
-        row = ledger.at(shards, samples["offset"][part])
-        same = (row != NOWHERE) & (homes[shards] == claims[numbers[part]])
-        same &= equal(ledger.keys[row], keys[part])
+        order, row = ledger.at(shards, samples["offset"][part])
+        same = (row != NOWHERE) & (homes[shards] == claims[numbers[part]])[order]
+        same &= ledger.keys[row].same(_keys(samples["key"][part][order]))
         row[~same] = NOWHERE
-        rows[part] = row
-        same &= ledger.lengths[row] == samples["length"][part]
-        lying[part] = ~same | (ledger.checksums[row] != samples["checksum"][part])
+        rows[part][order] = row
+        same &= ledger.lengths[row] == samples["length"][part][order]
+        lying[part][order] = ~same | (ledger.checksums[row] != samples["checksum"][part][order])
     return lying
 
 
@@ -341,7 +345,7 @@ def _by_key(source: Snapshot, ledger: Ledger, keys: Keys, corpora: Sequence[str 
     for state in source.corpora:
         mine = np.flatnonzero(homes == state.corpus.name)
         if len(mine):
-            rows[mine] = ledger.find(ledger.run(state), draws_of(keys[mine]), keys[mine])
+            rows[mine] = ledger.find(ledger.run(state), keys[mine])
     return rows
 
 

@@ -17,10 +17,9 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from tarsia.builders.columns import plain
 from tarsia.builders.shards import members
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import get_table
+from tarsia.builders.tables import get_table, plain
 from tarsia.manifests.places import Place
 from tarsia.manifests.ranges import HAUL, SCATTERED, Data, Span
 from tarsia.schemas.errors import Corrupt, NotThere

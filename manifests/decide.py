@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tarsia.builders.chat import prompt_of
-from tarsia.builders.columns import Words, many, plain, whole, words
+from tarsia.builders.columns import Words, many, whole, words
+from tarsia.builders.tables import plain
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens
 from tarsia.manifests.select import Rows, arc, divide, heard, reach, walk
 from tarsia.schemas.errors import BadRecipe, Pending, UnknownName

@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tarsia.builders.columns import plain
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import ROWS
+from tarsia.builders.tables import ROWS, plain
 from tarsia.manifests.order import WINDOW
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.identity import digest

@@ -17,9 +17,9 @@ import xxhash
 
 from tarsia.builders.buckets import bucket, fewest
 from tarsia.builders.chat import prompt_of
-from tarsia.builders.columns import many, plain, whole
+from tarsia.builders.columns import many, whole
 from tarsia.builders.packing import Packing, fill, lower_bound
-from tarsia.builders.tables import ROWS, as_schema, columns_digest, rows_digest
+from tarsia.builders.tables import ROWS, as_schema, columns_digest, plain, rows_digest
 from tarsia.manifests.decide import (
     Bools,
     Corpus,

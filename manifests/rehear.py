@@ -5,23 +5,24 @@ A **verdict** counts while the record is the one that was spoken. Noise and text
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tarsia.builders.columns import values_of, whole
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed, Some
-from tarsia.manifests.ledger import NOWHERE, Array, Bools, Int64s, Ledger, joined, keys_of, steps, values_of
+from tarsia.manifests.keys import Bools, keys_of
+from tarsia.manifests.ledger import NOWHERE, Array, Int64s, Ledger, steps
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.sample import Kind
 
 RATE = 16_000  # samples a second of what is heard
-_COLUMNS = ("key", "draw", "record", "clips.list.element.turn", "clips.list.element.samples16",
+_COLUMNS = ("key", "record", "clips.list.element.turn", "clips.list.element.samples16",
             "refused.list.element.turn", "offset", "length", "checksum")  # fmt: skip
 
 
@@ -46,7 +47,7 @@ class Lists(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What voices made of the samples of a lake: an entry for each sample that has a row in a sidecar."""
+    """What voices made of the samples of a lake: an entry for each row of a sidecar whose sample is there."""
 
     of_row: Array  # the entry of each row of the ledger, -1 for none; empty where nothing was spoken
     fresh: Bools  # whether the record is the one that was spoken
@@ -90,33 +91,39 @@ class Heard(NamedTuple):
 
 def read_verdicts(store: Store, source: Snapshot, ledger: Ledger) -> Verdicts:
     """Reads the sidecars' indexes; entries are in the order of their rows."""
-    parts, rows, tars = list[pa.Table](), list[Int64s](), list[str]()
+    parts, rows, fresh, tars = list[pa.Table](), list[Int64s](), list[Bools](), list[str]()
     for speech in source.speech:
-        state = source.corpus(speech.corpus)
+        state, records = source.corpus(speech.corpus), _Records(store, ledger)
         if state is None:
             continue
         for shard in speech.shards:
             table = get_table(store, shard.index, _COLUMNS, verify=True)
+            found = ledger.find(ledger.run(state), keys_of(whole(table["key"])))
+            known = np.flatnonzero(found != NOWHERE)
+            known = known[np.argsort(found[known])]
+            table = table.take(pa.array(known))
+            rows.append(found[known])
+            fresh.append(records.agree(rows[-1], whole(table["record"])))
             number = pa.array(np.full(len(table), len(tars), np.int32))
-            parts.append(table.append_column("tar", number))
+            parts.append(table.drop_columns(["key", "record"]).append_column("tar", number))
             tars.append(shard.tar.path)
-            rows.append(ledger.find(ledger.run(state), values_of(joined(table["draw"])), keys_of(joined(table["key"]))))
-    return _entries(store, ledger, pa.concat_tables(parts), np.concatenate(rows), tars) if parts else _NOTHING
+    if not parts:
+        return _NOTHING
+    return _entries(ledger, pa.concat_tables(parts), np.concatenate(rows), np.concatenate(fresh), tars)
 
 
-def _entries(store: Store, ledger: Ledger, table: pa.Table, rows: Int64s, tars: list[str]) -> Verdicts:
-    order = np.argsort(rows, kind="stable")
-    order = order[rows[order] != NOWHERE]
-    table, rows = table.take(pa.array(order)).combine_chunks(), rows[order]
-    column = {name: table[name].combine_chunks() for name in table.column_names}
-    fresh = _fresh(store, ledger, rows, column["record"])
+def _entries(ledger: Ledger, table: pa.Table, rows: Int64s, fresh: Bools, tars: list[str]) -> Verdicts:
+    if (rows[1:] < rows[:-1]).any():
+        order = np.argsort(rows, kind="stable")
+        table, rows, fresh = table.take(pa.array(order)), rows[order], fresh[order]
+    column = {name: whole(table[name]) for name in table.column_names}
     clips, refused = column["clips"], column["refused"]
     of_row = np.full(len(ledger), -1, np.int32)
     of_row[rows] = np.arange(len(rows))
     return Verdicts(
         of_row=of_row,
         fresh=fresh,
-        draws=values_of(column["draw"]),
+        draws=ledger.draws[rows],
         tars=tars,
         tar=values_of(column["tar"]),
         offsets=values_of(column["offset"]),
@@ -128,23 +135,32 @@ def _entries(store: Store, ledger: Ledger, table: pa.Table, rows: Int64s, tars: 
     )
 
 
+class _Records:
+    """The digests of records as the indexes have them, a shard at a time."""
+
+    def __init__(self, store: Store, ledger: Ledger) -> None:
+        self._store, self._ledger = store, ledger
+        self._shard, self._records = -1, pa.array([], pa.string())
+
+    def agree(self, rows: Int64s, records: pa.Array) -> Bools:
+        """Whether the records of some rows, ascending, are still these."""
+        same, begins = np.zeros(len(rows), np.bool_), self._ledger.begins
+        shards = np.searchsorted(begins, rows, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            if shard != self._shard:
+                index = self._ledger.shards[shard].index
+                self._shard, self._records = shard, whole(get_table(self._store, index, ("record",))["record"])
+            begin, end = np.searchsorted(shards, [shard, shard + 1]).tolist()
+            now = self._records.take(pa.array(rows[begin:end] - begins[shard]))
+            agree = pc.equal(now, records.slice(begin, end - begin)).cast(pa.int8())
+            same[begin:end] = values_of(agree, missing=0) == 1
+        return same
+
+
 def _lists(lists: pa.ListArray, field: str, fresh: Bools) -> Lists:
     lengths = values_of(pc.list_value_length(lists), missing=0).astype(np.int64)
     begins = np.cumsum(lengths) - lengths
     return Lists(begins, np.where(fresh, lengths, 0), values_of(pc.struct_field(lists.flatten(), field)))
-
-
-def _fresh(store: Store, ledger: Ledger, rows: Int64s, records: pa.Array) -> Bools:
-    """Whether the records of some rows, ascending, are still these."""
-    same = np.zeros(len(rows), np.bool_)
-    ends = np.searchsorted(rows, ledger.begins)
-    for shard, (begin, end) in enumerate(pairwise(ends)):
-        if begin < end:
-            now = get_table(store, ledger.shards[shard].index, ("record",))["record"]
-            of_rows = now.take(pa.array(rows[begin:end] - ledger.begins[shard])).combine_chunks()
-            agree = pc.equal(of_rows, records.slice(begin, end - begin)).cast(pa.int8())
-            same[begin:end] = values_of(agree, missing=0) == 1
-    return same
 
 
 _NONE = np.empty(0, np.int64)

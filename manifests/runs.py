@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from tarsia.builders.columns import plain
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import get_table
+from tarsia.builders.tables import get_table, plain
 from tarsia.manifests.account import FIGURES
 from tarsia.manifests.findings import Audit, Book
 from tarsia.manifests.places import Group, grouped, microseconds

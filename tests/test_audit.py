@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table, put_table, rows_digest, to_parquet
 from tarsia.manifests.audit import audit
-from tarsia.manifests.ledger import NOWHERE, Ledger, draws_of
+from tarsia.manifests.keys import Keys
+from tarsia.manifests.ledger import NOWHERE, Ledger
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.cli import app
 from tarsia.pipelines.pack import pack
@@ -194,14 +195,15 @@ def test_a_sample_is_found_by_its_tar_and_offset_and_by_nothing_near_it(true_lak
             index = get_table(true_lake.store, shard.index, ("key", "offset"))
             offsets = np.array(index["offset"].to_pylist())
             shards, rows = np.full(len(offsets), number), np.arange(*ledger.begins[number : number + 2])
-            assert ledger.at(shards, offsets).tolist() == rows.tolist()
+            order, found = ledger.at(shards[::-1], offsets[::-1])
+            assert (found.tolist(), order.tolist()) == (rows.tolist(), [*range(len(rows))][::-1])
             assert [ledger.key(row) for row in rows] == index["key"].to_pylist()
-            assert (ledger.at(shards, offsets + 512) == NOWHERE).sum() == len(offsets)
+            assert (ledger.at(shards, offsets + 512)[1] == NOWHERE).sum() == len(offsets)
             behind = ledger.starts[number + 1] - ledger.starts[number]  # where the next tar begins, laid end to end
-            assert ledger.at(np.array([number, -1]), np.array([behind, 0])).tolist() == [NOWHERE, NOWHERE]
+            assert ledger.at(np.array([number, -1]), np.array([behind, 0]))[1].tolist() == [NOWHERE, NOWHERE]
         keys = ledger.keys[run.rows][::-1]
-        assert ledger.find(run, draws_of(keys), keys).tolist() == list(range(run.end - 1, run.begin - 1, -1))
-        assert (ledger.find(run, draws_of(keys), keys ^ np.uint64(1)) == NOWHERE).all()
+        assert ledger.find(run, keys).tolist() == list(range(run.end - 1, run.begin - 1, -1))
+        assert (ledger.find(run, Keys(keys.draws, keys.tails ^ np.uint64(1))) == NOWHERE).all()
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------
