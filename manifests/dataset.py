@@ -11,6 +11,7 @@ process cannot see how far its workers have come. Rank and world are those of `t
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -126,32 +127,50 @@ def normalised(squares: torch.Tensor, dtype: torch.dtype = torch.float32) -> tor
 class Prefetcher:
     """Batches on a device: read, pinned and copied by a thread, the next `ahead` of them while the model works.
 
-    On a GPU copies run on a stream of their own. `waited` is how many seconds the caller has waited for batches.
+    On a GPU copies run on a stream of their own. One batch more than `ahead` may be on the device beside the one in
+    use: that for which there is no room yet.
     """
 
     def __init__(self, batches: Iterable[Collated], device: str | torch.device, *, ahead: int = 2) -> None:
         self._batches, self._device, self._ahead = batches, torch.device(device), ahead
         self._on_host = self._device.type == "cpu"
-        if not self._on_host and str(self._device) == self._device.type:  # any: the thread would take the first
-            self._device = torch.device(self._device.type, torch.get_device_module(self._device).current_device())
-        self.waited = 0.0
+        self._backend = torch.get_device_module(self._device)
+        if not self._on_host and self._device.index is None:  # any: the thread would take the first
+            self._device = torch.device(self._device.type, self._backend.current_device())
+        self._pauses: deque[tuple[Any, Any]] = deque()  # begin and end of those that are not yet added up
+        self._waited = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the device had nothing to do because no batch was there.
+
+        A GPU works on while Python waits, and waits for a copy while Python goes on. So it is its own clock that is
+        read (events): from where all that it was given before is done and the next batch was asked for, to where that
+        batch has been copied. On a CPU these are the seconds for which the caller was kept.
+        """
+        if not self._on_host:
+            for _, given in self._pauses:
+                given.synchronize()
+        self._add_up()
+        return self._waited
 
     def __iter__(self) -> Iterator[Collated]:
-        device = torch.get_device_module(self._device)
         ready: queue.Queue[Any] = queue.Queue(self._ahead)
         stop = threading.Event()
-        reader = threading.Thread(target=self._fill, args=(device, ready, stop), name="tarsia-prefetch", daemon=True)
+        reader = threading.Thread(target=self._fill, args=(ready, stop), name="tarsia-prefetch", daemon=True)
         reader.start()
         try:
             while True:
-                began = time.perf_counter()
+                asked = self._now()
                 batch, copied = ready.get()
-                self.waited += time.perf_counter() - began
+                if copied is not None:
+                    self._stream().wait_event(copied)
+                self._pauses.append((asked, self._now()))
+                self._add_up()
                 if isinstance(batch, BaseException):
                     raise batch
                 if batch is None:
                     return
-                device.current_stream(self._device).wait_event(copied)
                 yield batch if self._on_host else batch.map(self._used_here)
         finally:
             stop.set()
@@ -159,27 +178,53 @@ class Prefetcher:
                 _drain(ready)
                 reader.join(0.01)
 
-    def _fill(self, device: Any, ready: "queue.Queue[Any]", stop: threading.Event) -> None:
+    def _fill(self, ready: "queue.Queue[Any]", stop: threading.Event) -> None:
         try:
-            side = device.Stream() if self._on_host else device.Stream(device=self._device)
+            side = None if self._on_host else self._side()
             for batch in self._batches:
                 if stop.is_set():
                     return
-                with device.stream(side):
-                    moved = batch if self._on_host else self._moved(batch)
-                    ready.put((moved, side.record_event()))
+                ready.put((batch, None) if side is None else self._moved(batch, side))
             ready.put((None, None))
         except BaseException as error:
             ready.put((error, None))
 
-    def _moved(self, batch: Collated) -> Collated:
+    def _side(self) -> Any:
+        """The stream of the copies. A thread begins on the first device, where pinning would leave half a gigabyte."""
+        self._backend.set_device(self._device)
+        return self._backend.Stream(device=self._device)
+
+    def _moved(self, batch: Collated, side: Any) -> tuple[Collated, Any]:
+        """The batch as it will be on the device when the event has come.
+
+        What torch has pinned it does not use again before the copy is done. Empty tensors are never pinned.
+        """
         pinned = batch if any(tensor.is_pinned() for tensor in batch.arrays.values()) else batch.pin_memory()
-        return pinned.to(self._device, non_blocking=True)
+        with self._backend.stream(side):
+            return pinned.to(self._device, non_blocking=True), side.record_event()
 
     def _used_here(self, tensor: torch.Tensor) -> torch.Tensor:
         """Keeps the copy's memory from being given away while the caller's stream uses it."""
-        tensor.record_stream(torch.get_device_module(self._device).current_stream(self._device))
+        tensor.record_stream(self._stream())
         return tensor
+
+    def _stream(self) -> Any:
+        """The one that the caller's work is queued on."""
+        return self._backend.current_stream(self._device)
+
+    def _now(self) -> Any:
+        """The present moment; of a GPU the one at which all that it was given so far is done."""
+        if self._on_host:
+            return time.perf_counter()
+        event = self._backend.Event(enable_timing=True)
+        event.record(self._stream())
+        return event
+
+    def _add_up(self) -> None:
+        """Adds the pauses that are over: the events of a GPU tell their times when it has come to them."""
+        while self._pauses and (self._on_host or self._pauses[0][1].query()):
+            asked, given = self._pauses.popleft()
+            self._waited += given - asked if self._on_host else asked.elapsed_time(given) / 1000
 
 
 def _drain(ready: "queue.Queue[Any]") -> None:
