@@ -23,7 +23,7 @@ demo: $(READY) ## the whole story on the corpora in examples/
 	$(BIN)/tarsia demo lake
 
 train: $(READY) ## a tiny model through all stages of the demo's lake
-	$(BIN)/torchrun --nproc-per-node 2 examples/train/train.py lake --model vita-1.5 --batch 2 --stages 1.1 1.2 1.3 2.1 2.2 3.1 3.2
+	$(BIN)/torchrun --nproc-per-node 2 examples/train/train.py lake --model vita-1.5 --batch 2 --epochs 2 --stages 1.1 1.2 1.3 2.1 2.2 3.1 3.2
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile

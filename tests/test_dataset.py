@@ -161,6 +161,24 @@ def test_batches_are_made_ready_while_the_model_works(lake):
     assert readers() == []
 
 
+def slowly(batches, seconds):
+    for batch in batches:
+        time.sleep(seconds)
+        yield batch
+
+
+def test_waiting_is_the_time_without_a_batch_and_not_that_of_the_model(lake):
+    batches = list(dataset(lake, batch=3))
+    idle = Prefetcher(slowly(batches, 0.05), "cpu")
+    assert len(list(idle)) == len(batches)
+    assert idle.waited >= 0.05 * len(batches)
+    busy = Prefetcher(slowly(batches, 0.05), "cpu")
+    began = time.perf_counter()
+    for _ in busy:
+        time.sleep(0.2)
+    assert 0.05 <= busy.waited <= time.perf_counter() - began - 0.2 * len(batches)
+
+
 def test_what_goes_wrong_while_reading_is_raised_where_batches_are_used(lake):
     def breaking():
         yield next(iter(dataset(lake)))
@@ -188,3 +206,15 @@ def test_batches_are_pinned_and_copied_to_a_gpu(lake):
     for one, other in zip(Prefetcher(dataset(lake, batch=3, threads=2), "cuda"), plain, strict=True):
         assert one["ids"].is_cuda
         assert all(torch.equal(tensor.cpu(), other[name]) for name, tensor in one.arrays.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_waits_only_while_it_has_nothing_to_do(lake):
+    batches = list(dataset(lake, batch=3))
+    idle = Prefetcher(slowly(batches, 0.1), "cuda")
+    assert len(list(idle)) == len(batches)
+    assert idle.waited == pytest.approx(0.1 * len(batches), rel=0.3)
+    busy = Prefetcher(slowly(batches, 0.1), "cuda")
+    for _ in busy:
+        torch.cuda._sleep(1_000_000_000)  # cycles: about half a second, for which Python does not wait
+    assert busy.waited < 0.3

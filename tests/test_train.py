@@ -153,6 +153,13 @@ def test_a_finished_run_has_nothing_to_do_and_the_next_stage_begins_with_its_mod
         main(arguments(lake, tmp_path, "all"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where /proc lists them")
+def test_a_run_that_ends_leaves_no_thread_of_its_process_group(lake, tmp_path):
+    """One that is left aborts the process, now and then, as it ends."""
+    main(arguments(lake, tmp_path, "eyes", batch=30))
+    assert not [name for task in Path("/proc/self/task").iterdir() if "gloo" in (name := (task / "comm").read_text())]
+
+
 def changed(before, after):
     """The modules of which any number is another."""
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}

@@ -28,6 +28,7 @@ from typing import Any
 import orjson
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before a group is joined: later it would hold on to it, and abort the exit
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         passes = [(stage, step) for stage in run.stages for step in steps[stage]]  # each goes through all of its stage
         run.out.mkdir(parents=True, exist_ok=True)
         if (run.out / "checkpoint.pt").exists():
-            kept = torch.load(run.out / "checkpoint.pt", map_location=device, weights_only=True)
+            kept = torch.load(run.out / "checkpoint.pt", map_location="cpu", weights_only=True)
             if kept["pass"] not in passes:
                 raise UserError(f"{run.out} holds a run in stage {''.join(kept['pass'])}: name it among --stages")
             model.load_state_dict(kept["model"])
@@ -94,14 +95,13 @@ def train(model: "Model", stage: str, step: str, run: argparse.Namespace, kept: 
         if rank == 0:  # the others begin at nothing: accounts of all ranks are added up when they are saved
             account.load_state_dict(kept["account"])
     log = run.out / f"run{'-' + step if step else ''}.jsonl"  # steps go through the same contexts: each has its own
-    batches, losses = Prefetcher(data, device), place["losses"]
-    done, began = place["number"], perf_counter()
+    batches, losses, done, began = Prefetcher(data, device), place["losses"], place["number"], perf_counter()
     with (run.out / f"steps-{rank}.jsonl").open("ab") as lines:
         for batch in batches:
             total, count = update(model, optimizer, batch, manifest.context)
             account.add(batch)
             place["number"], place["stream"], epoch = place["number"] + 1, batch.state, batch.handed.step.epoch
-            sums = losses.get(epoch, (0, 0))
+            sums = losses.get(epoch, (0, 0))  # of all that an epoch learns, to compare epochs of the same contexts
             losses[epoch] = (sums[0] + total, sums[1] + count)
             line = {"pass": stage + step, "epoch": epoch, "begin": batch.handed.step.begin, "keys": batch.keys}
             line |= {"loss": total / max(1, count), "learnt": count}
@@ -138,10 +138,9 @@ def update(model: "Model", optimizer: torch.optim.Optimizer, batch: Collated, se
 
 
 def save(log: Path, model: "Model", optimizer: torch.optim.Optimizer, account: Account, place: dict[str, Any]) -> None:
-    """Everything that the run is, in one file that is there as a whole or not at all; before it a line of the log.
+    """Everything that the run is, in one file that is there as a whole or not at all.
 
-    What the log says too much after a kill between the two is corrected by the resumed run's next line, for the last
-    line of a stage is the one that counts.
+    Before it a line of the log: a kill between the two leaves it ahead, until the resumed run writes the next.
     """
     accounts = [account] * dist.get_world_size()
     dist.gather_object(account, accounts if dist.get_rank() == 0 else None)
@@ -159,12 +158,10 @@ def save(log: Path, model: "Model", optimizer: torch.optim.Optimizer, account: A
 def join() -> torch.device:
     """Joins the processes that torchrun started, or is the only one; the device of this one."""
     alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    if not torch.cuda.is_available():
-        dist.init_process_group("gloo", **alone)
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    dist.init_process_group("nccl", **alone)
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **alone)
     return device
 
 
