@@ -135,7 +135,7 @@ class Prefetcher:
         self._batches, self._device, self._ahead = batches, torch.device(device), ahead
         self._on_host = self._device.type == "cpu"
         self._backend = torch.get_device_module(self._device)
-        if not self._on_host and self._device.index is None:  # any: the thread would take the first
+        if not self._on_host and str(self._device) == self._device.type:  # any: the thread would take the first
             self._device = torch.device(self._device.type, self._backend.current_device())
         self._pauses: deque[tuple[Any, Any]] = deque()  # begin and end of those that are not yet added up
         self._waited = 0.0
