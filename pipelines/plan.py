@@ -5,13 +5,12 @@ The tables of a manifest are stored first, the manifest last.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import get_table, put_table, put_tables
+from tarsia.builders.tables import open_table, put_table, put_tables
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.decide import Corpus
 from tarsia.manifests.plan import PROMPTS, Planned, plan
@@ -92,8 +91,8 @@ def stages_of(
 
     def one(name: str, corpora: list[Corpus]) -> Fresh:
         parent = _standing(lake, recipe.model, name, replace=False) if repair else None
-        followed = Parent(parent.contexts, _samples(parent, lake)) if parent else None
-        planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
+        with _followed(parent, lake) as followed:
+            planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
         heard = voices if recipe.stages[name].spoken or any(ask.spoken for ask in planned.asks) else None
         fresh = _manifest(recipe, name, snapshot, planned, prompts, heard, {})
         if parent:
@@ -103,8 +102,13 @@ def stages_of(
     return (one(name, corpora) for name, corpora in every.by_stage())
 
 
-def _samples(parent: Manifest, lake: Lake) -> pa.Table:
-    return get_table(lake.store, parent.tables["samples"], verify=True).cast(SAMPLES)
+@contextmanager
+def _followed(parent: Manifest | None, lake: Lake) -> Iterator[Parent | None]:
+    if parent is None:
+        yield None
+        return
+    with open_table(lake.store, parent.tables["samples"]) as samples:
+        yield Parent(parent.contexts, samples)
 
 
 def _following(parent: Manifest, fresh: Manifest, planned: Planned, where: str) -> Manifest:

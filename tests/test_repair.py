@@ -1,14 +1,18 @@
 """A repaired plan moves what a change touched, and nothing else."""
 
+import io
 import itertools
 
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tarsia.builders.tables import as_schema
 from tarsia.manifests.account import Account
 from tarsia.manifests.audit import audit
+from tarsia.manifests.decide import lean
 from tarsia.manifests.order import Order
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.runs import audit_runs
@@ -191,12 +195,26 @@ def test_copies_of_a_sample_stay_apart_in_a_repaired_plan(tmp_path):
 def samples(keys, context=None):
     count = len(keys)
     columns = {
-        "key": [f"{key}" for key in keys],
+        "key": [f"{key:016x}{key:016x}" for key in keys],
         "copy": [0] * count,
         **{name: [1] * count for name in ("tokens", "tiles", "frames", "audio_tokens", "checksum", "speech_checksum")},
         "spoken": pa.array([[]] * count, pa.list_(pa.int32())),
     }
     return pa.table({**columns, **({"context": context} if context is not None else {})})
+
+
+def stored(table):
+    """As a parent's samples are read: some rows at a time."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=1000)
+    return pq.ParquetFile(pa.BufferReader(sink.getvalue()))
+
+
+def held(table):
+    """As a plan holds its samples: keys as bytes, in pieces."""
+    fields = lean(pa.field(name, kind) for name, kind in zip(table.column_names, table.schema.types, strict=True))
+    parts = [as_schema(table.slice(begin, 1700), fields) for begin in range(0, len(table), 1700)]
+    return pa.concat_tables([fields.empty_table(), *parts])
 
 
 def mended(before, now, *, each):
@@ -208,8 +226,8 @@ def mended(before, now, *, each):
         return order, np.append(np.arange(0, len(order), each), len(order))
 
     every = np.ones(len(now), bool)
-    parent = Parent(len(before), samples(flat, numbers))
-    done = mend(parent, samples(now), every, every, np.arange(len(now)), filled)
+    parent = Parent(len(before), stored(samples(flat, numbers)))
+    done = mend(parent, held(samples(now)), every, every, np.arange(len(now)), filled)
     found = [
         [now[row] for row in done.rows[begin:end]] for begin, end in zip(done.starts, done.starts[1:], strict=False)
     ]
@@ -223,6 +241,38 @@ def test_mend_fills_freed_numbers_first_and_halves_what_is_large():
     assert mended([[1], [2]], [1, 2], each=1) == ([[1], [2]], 2)
     with pytest.raises(UserError, match="1 contexts would stay empty"):
         mended([[1], [2]], [1], each=1)
+
+
+def changed(table, name, row, value):
+    values = table[name].to_pylist()
+    values[row] = value
+    return table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tokens", 2), ("checksum", 2), ("speech_checksum", None), ("spoken", [2]), ("spoken", [1, 2])]
+)
+def test_a_sample_that_is_not_what_it_was_dissolves_its_context_and_no_other(name, value):
+    before = samples(range(6), [0, 0, 1, 1, 2, 2])
+    for row, spoken in enumerate(([1], [], [1], [0, 1], [], [3])):
+        before = changed(before, "spoken", row, spoken)
+    now = before.drop_columns("context")
+    every, pairs = np.ones(6, bool), lambda order: (order, np.arange(0, len(order) + 1, 2))
+    done = mend(Parent(3, stored(before)), held(now), every, every, np.arange(6), pairs)
+    assert (done.rows.tolist(), done.starts.tolist(), done.kept) == ([0, 1, 2, 3, 4, 5], [0, 2, 4, 6], 3)
+    for row in (0, 2, 5):
+        changes = held(changed(now, name, row, value))
+        assert mend(Parent(3, stored(before)), changes, every, every, np.arange(6), pairs).kept == 2
+
+
+def test_a_copy_is_not_taken_for_another_nor_a_sample_for_one_of_the_same_draw():
+    keys = ["aa" * 8 + f"{rest:016x}" for rest in (5, 5, 7, 7, 9)]
+    before = changed(changed(samples(range(5), [0, 0, 1, 1, 2]), "copy", 1, 1), "copy", 3, 1)
+    before = before.set_column(0, "key", pa.array(keys))
+    now = before.drop_columns("context").take(pa.array([4, 3, 1, 0]))  # without the first copy of the second
+    every = np.ones(4, bool)
+    done = mend(Parent(3, stored(before)), held(now), every, every, np.arange(4), lambda rows: (rows, np.array([0, 1])))
+    assert (done.rows.tolist(), done.starts.tolist(), done.kept) == ([3, 2, 1, 0], [0, 2, 3, 4], 2)
 
 
 def test_one_percent_touches_no_more_than_it_must():
