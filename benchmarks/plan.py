@@ -165,9 +165,10 @@ def _measured(step: Step, lake: str, share: Fraction) -> tuple[float, float, flo
 
 
 def _plan(lake: str, share: Fraction) -> list[str]:
-    """Every stage in one call; sizes are those of the paper's table to the sample."""
+    """Every stage in one call, written where none stands; sizes are those of the paper's table to the sample."""
+    shutil.rmtree(Path(lake, "stages"), ignore_errors=True)
     with open_pool(1) as pool:
-        manifests = make_plans(read_recipe(RECIPE), Lake(lake), pool, voices=POOL, replace=True, quiet=True)
+        manifests = make_plans(read_recipe(RECIPE), Lake(lake), pool, voices=POOL, quiet=True)
     said = []
     for manifest in manifests:
         selected = sum(count.selected for count in manifest.counts)
@@ -228,11 +229,8 @@ def _repair(lake: str, share: Fraction) -> list[str]:
         manifests = make_plans(
             read_recipe(RECIPE), Lake(lake), pool, voices=POOL, pending_as_text=True, repair=True, quiet=True
         )
-    return [
-        f"{one.name} of a lake of {share}: contexts {one.contexts:,}, of {one.repaired.before:,} stay {one.repaired.kept:,}"
-        for one in manifests
-        if one.repaired
-    ]
+    stay = {one.name: (one.repaired.kept, one.repaired.before) for one in manifests if one.repaired}
+    return [f"{name}, of a lake of {share}: {kept:,} of {all_:,} contexts stay" for name, (kept, all_) in stay.items()]
 
 
 def _moved(lake: str, share: Fraction) -> list[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tarsia.builders.tables import as_schema
+from tarsia.builders.tables import as_schema, put_table, rows_digest
 from tarsia.manifests.account import Account
 from tarsia.manifests.audit import audit
 from tarsia.manifests.decide import lean
@@ -17,10 +17,12 @@ from tarsia.manifests.order import Order
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.runs import audit_runs
 from tarsia.manifests.stream import Stream, load_manifest, manifest_digest
+from tarsia.pipelines import plan as pipelines_plan
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.errors import Drift, UserError
 from tarsia.schemas.identity import key_of
+from tarsia.schemas.manifest import SAMPLES
 from tests.lakes import chats, fill, pictures, plan, questions, recipe, rows
 from tests.test_takedown import take
 
@@ -124,6 +126,48 @@ def test_a_claim_to_have_kept_more_than_was_kept_is_found(tmp_path):
     ):
         found = audit(lake, [repaired.model_copy(update={"repaired": wrong})], recipe=page).findings
         assert any("repaired" in one.where for one in found), wrong
+
+
+def test_samples_that_changed_places_without_need_are_found(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(100)})
+    before = contexts(lake, plan(lake, page)[0])
+    lake = fill(tmp_path, {"qa": questions(130)})
+    repaired = plan(lake, page, repair=True)[0]
+    assert (repaired.contexts > len(before), repaired.repaired.kept) == (True, len(before))
+    table = rows(lake, repaired)
+    one, two = (next(at for at, row in enumerate(table) if row["context"] == number) for number in (2, 7))
+    place = ("context", "slot")
+    table[one], table[two] = (
+        {**table[a], **{name: table[b][name] for name in place}} for a, b in ((two, one), (one, two))
+    )
+    changed = pa.Table.from_pylist(table, SAMPLES)
+    wrong = repaired.model_copy(
+        update={
+            "tables": {**repaired.tables, "samples": put_table(lake.store, "stages/small/a/samples", changed)},
+            "rows": {**repaired.rows, "samples": rows_digest(changed)},
+            "repaired": repaired.repaired.model_copy(update={"kept": len(before) - 2}),
+        }
+    )
+    found = [one.what for one in audit(lake, [wrong], recipe=page).findings if one.where == "small/a repaired"]
+    assert found == ["contexts that a repair moved without need: recorded 0, found 2"]
+
+
+def test_a_stage_whose_corpora_did_not_change_is_left_unread(tmp_path, monkeypatch):
+    page = recipe({"a": {"take": {"qa": "100%"}}, "b": {"take": {"caption": "100%"}}}, **SMALL)
+    told = {"kind": "caption"}
+    lake = fill(tmp_path, {"qa": questions(60), "told": (told, questions(40))})
+    before = plan(lake, page)
+    planned, real = [], pipelines_plan.plan
+    monkeypatch.setattr(pipelines_plan, "plan", lambda page, name, *rest, **more: (
+        planned.append(name), real(page, name, *rest, **more))[1])  # fmt: skip
+    assert plan(lake, page, repair=True) == before
+    assert planned == []
+    lake = fill(tmp_path, {"qa": questions(60), "told": (told, questions(43))})
+    after = plan(lake, page, repair=True)
+    assert (planned, after[0] == before[0], after[1].repaired.before) == (["b"], True, before[1].contexts)
+    with pytest.raises(Drift, match="a repair follows changes of the lake alone"):
+        plan(lake, recipe({"a": {"take": {"qa": "100%"}, "title": "other"}}, **SMALL), repair=True)
 
 
 def test_a_run_goes_on_where_it_stood_in_the_parent(tmp_path):
