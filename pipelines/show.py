@@ -299,20 +299,22 @@ def _sums(counts: Iterable[Count], *names: str) -> list[int]:
 
 
 def asked(manifests: Sequence[Manifest]) -> str:
-    """Asked, selected and placed of every stage, kind, corpus and language."""
+    """Asked, selected and placed of every stage, kind, corpus, language and modality."""
     rows: list[Sequence[Any]] = []
     for manifest in manifests:
         for ask in manifest.asks:
             mine = [count for count in manifest.counts if manifest.ask_of(count) == ask]
-            for language in sorted({count.language for count in mine}) or ["-"]:
-                counts = [count for count in mine if count.language == language]
+            for language, modality in sorted({(one.language, one.modality) for one in mine}) or [("-", "-")]:
+                counts = [one for one in mine if (one.language, one.modality) == (language, modality)]
                 heard = f"{_sums(counts, 'spoken')[0]} of {ask.spoken}" if ask.spoken is not None else "-"
+                seconds = sum(one.placed_seconds for one in counts)
                 rows.append(
-                    (manifest.name, ask.kind.value, ask.corpus, language, _asked(ask),
+                    (manifest.name, ask.kind.value, ask.corpus, language, modality, _asked(ask),
                      *_sums(counts, "selected", "placed", "placed_questions", "placed_tokens"),
-                     sum(count.placed_seconds for count in counts) / 3600, heard)
+                     f"{seconds:,.1f}", seconds / 3600, heard)
                 )  # fmt: skip
-    head = ("stage", "kind", "corpus", "lang", "asked", "selected", "placed", "questions", "tokens", "hours", "spoken")
+    head = ("stage", "kind", "corpus", "lang", "modality", "asked", "selected", "placed", "questions", "tokens",
+            "seconds", "hours", "spoken")  # fmt: skip
     return table(head, rows)
 
 
@@ -320,11 +322,11 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     """What was asked and what came of it; then what did not agree."""
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
-    fills = {f"{one.model}/{one.name}": f"{one.fill:.1%}" for one in manifests}
+    plans = {f"{one.model}/{one.name}": one for one in manifests}
     stages = table(
-        ("stage", "samples", "contexts", "fill", "longest", "of"),
+        ("stage", "samples", "contexts", "fill", "of", "longest", "room"),
         [
-            (one.stage, one.samples, one.contexts, fills[one.stage], one.longest, one.room or "-")
+            (one.stage, one.samples, one.contexts, *_filled(plans[one.stage]), one.longest, one.room or "-")
             for one in result.stages
         ],
     )
@@ -332,6 +334,14 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
             if one.samples]  # fmt: skip
     shared = ["", table(("stage", "and", "samples in both", "nested"), rows)] if rows else []
     return "\n".join([asked(manifests), "", stages, *shared, *findings, verdict])
+
+
+def _filled(manifest: Manifest) -> tuple[str, str]:
+    """How full what samples share is, and of what that is a share: tokens, or seconds of sound."""
+    pack = manifest.stage.pack
+    if pack is None:
+        return "-", "one sample each"
+    return f"{manifest.fill:.1%}", f"{pack.seconds:g} s" if pack.seconds else f"{manifest.capacity:,} tokens"
 
 
 def audited_runs(result: RunAudit) -> str:

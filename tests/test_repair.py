@@ -128,6 +128,23 @@ def test_a_claim_to_have_kept_more_than_was_kept_is_found(tmp_path):
         assert any("repaired" in one.where for one in found), wrong
 
 
+def test_a_changed_byte_in_what_is_kept_of_a_parent_is_found(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(60)})
+    parent = plan(lake, page)[0]
+    take(lake, ("qa", "r5"))
+    repaired = plan(lake, page, repair=True)
+    assert audit(lake, repaired, recipe=page).findings == ()
+    header = next((tmp_path / "lake/stages/small/a/parents").iterdir())
+    stones = next((tmp_path / "lake/tombstones/corpora/qa").iterdir())
+    for path in (header, tmp_path / "lake" / parent.tables["samples"].path, stones):
+        true = path.read_bytes()
+        path.write_bytes(true[: len(true) // 2] + bytes([true[len(true) // 2] ^ 1]) + true[len(true) // 2 + 1 :])
+        where = "corpus qa" if path == stones else "small/a repaired"
+        assert [one.where for one in audit(lake, repaired, recipe=page).findings] == [where], path
+        path.write_bytes(true)
+
+
 def test_samples_that_changed_places_without_need_are_found(tmp_path):
     page = recipe(PAGE, **SMALL)
     lake = fill(tmp_path, {"qa": questions(100)})
