@@ -1,5 +1,7 @@
 """A plan: exact, stable, whole samples within the budget, the same bytes whoever makes it."""
 
+from base64 import b64encode
+
 import pytest
 from lakes import (
     chats,
@@ -423,6 +425,20 @@ def test_a_stage_that_did_not_change_keeps_its_manifest_when_another_did(tmp_pat
     first, _ = plan(lake, recipe({"x": {"take": {"qa": "10%"}}, "y": {"take": {"qa": "50%"}}}))
     again, _ = plan(lake, recipe({"x": {"take": {"qa": "10%"}}, "y": {"take": {"qa": "60%"}}}), replace=True)
     assert again == first
+
+
+def test_another_tile_rule_and_another_vocabulary_read_no_media(tmp_path):
+    shown = pictures(tmp_path, [(640, 480), (448, 448), (1280, 720)])
+    lake, every = fill(tmp_path, {"shown": (LLAVA, shown)}), {"all": {"take": {"qa": "100%"}}}
+    (before,) = plan(lake, recipe(every, tokens=9000))
+    for path in (tmp_path / "lake/corpora").rglob("*.tar"):
+        path.unlink()
+    (after,) = plan(lake, recipe(every, tokens=9000, tiles=1), replace=True)
+    assert total(after, "placed_tokens") < total(before, "placed_tokens")
+    (tmp_path / "bytes.tiktoken").write_text("\n".join(f"{b64encode(bytes([n])).decode()} {n}" for n in range(256)))
+    (spelt,) = plan(lake, recipe(every, tokens=9000, tokenizer=str(tmp_path / "bytes.tiktoken")), replace=True)
+    assert spelt.vocabulary != before.vocabulary
+    assert total(spelt, "placed_tokens") > total(before, "placed_tokens")
 
 
 def test_costs_are_counted_once_for_each_setting(tmp_path):

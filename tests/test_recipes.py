@@ -504,6 +504,17 @@ def test_a_shipped_recipe_means_the_same_when_it_is_stored(name):
     assert Recipe.model_validate(page.model_dump(mode="json")) == page
 
 
+@pytest.mark.parametrize("name", ["vita-1.5", "vita-1.5-small", "vita-1.0", "vita-audio"])
+def test_every_setting_and_amount_of_a_shipped_recipe_says_where_it_is_from_on_its_line(name):
+    lines = (Path(__file__).parents[1] / f"manifests/recipes/{name}.yaml").read_text().splitlines()
+    settings = ["tokens", "tokenizer", "tiles", "sample_tiles", "frames", "audio", "states", "prompt", "positions"]
+    settings += ["interleave", "pack", "spoken", "guide", "seed", r"take: \{", r"- \{"]
+    settled = re.compile(f" *({'|'.join(settings)})")
+    mine = [line for line in lines if settled.match(line)]
+    assert len(mine) > 15
+    assert [line for line in mine if "# " not in line] == []
+
+
 def test_the_order_of_kinds_on_the_page_makes_no_difference():
     one, other = (recipe({"x": {"take": take}}) for take in ({"qa": "5%", "asr": "9%"}, {"asr": "9%", "qa": "5%"}))
     assert one.digest == other.digest
