@@ -276,6 +276,7 @@ def _notes(manifest: Manifest) -> Iterator[str]:
             f"only {placed:,} of {selected:,} samples with images fit into a context of {context.tokens:,} tokens; "
             f"set fewer tiles (now {context.tiles}) or a cap for a sample (sample_tiles)"
         )
+    yield from _unheard(manifest)
     if manifest.binding == "halves":
         yield (
             f"so many samples take more than half a context that no packing fills them; with fewer tiles (now "
@@ -285,6 +286,27 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         yield f"the cap of {pack.samples:,} samples a batch sets the number of batches, not the seconds"
     if manifest.binding == "units" and pack:
         yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
+    elif pack and pack.tiles and manifest.contexts > max(1000, 1.001 * manifest.bound):
+        more = manifest.contexts / manifest.bound - 1
+        yield f"with a cap of {pack.tiles} tiles a context there are {more:.1%} more contexts than the tokens need"
+
+
+def _unheard(manifest: Manifest) -> Iterator[str]:
+    """Why fewer questions are heard than were asked."""
+    short = [
+        (ask, _sums(counts, "selected_questions", "speakable", "refused", "pending", "spoken"))
+        for ask in manifest.asks
+        if (counts := [one for one in manifest.counts if manifest.ask_of(one) == ask])
+        and _sums(counts, "spoken")[0] < (ask.spoken or 0)
+    ]
+    if short:
+        questions, speakable, refused, pending, spoken = map(sum, zip(*(sums for _, sums in short), strict=True))
+        asks = sum(ask.spoken or 0 for ask, _ in short)
+        corpora = ", ".join(ask.corpus for ask, _ in short)
+        yield (
+            f"of {corpora} {spoken:,} questions are heard where {asks:,} were asked: "
+            f"of {questions:,}, {questions - speakable:,} are not to be spoken, {refused:,} were refused, {pending:,} wait"
+        )
 
 
 def _made_seconds(manifest: Manifest, take: int) -> float:

@@ -337,6 +337,14 @@ def test_no_context_has_more_tiles_than_its_cap(lake):
     assert "set: the cap of 8 tiles a context sets the number of contexts" in planned([capped])
 
 
+def test_a_cap_of_tiles_that_costs_contexts_is_told(lake):
+    (manifest,) = plan(lake, recipe({"x": {"take": {"qa": "100%"}, "pack": {"tiles": 3}}}, tokens=3000), replace=True)
+    large = manifest.model_copy(update={"contexts": 2011, "bound": 2000, "binding": "tokens"})
+    said = "x: with a cap of 3 tiles a context there are 0.6% more contexts than the tokens need"
+    assert said in planned([large]).splitlines()
+    assert said not in planned([large.model_copy(update={"contexts": 2001})]).splitlines()
+
+
 def test_a_sample_of_more_tiles_than_a_context_may_have_is_listed(lake):
     manifest = lengths(lake, taking({"amount": "100%"}, pack={"tiles": 4}), tiles=6)
     reasons = {row["reason"] for row in rows(lake, manifest, "unplaced")}
