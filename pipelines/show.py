@@ -304,8 +304,8 @@ def _unheard(manifest: Manifest) -> Iterator[str]:
         asks = sum(ask.spoken or 0 for ask, _ in short)
         corpora = ", ".join(ask.corpus for ask, _ in short)
         yield (
-            f"of {corpora} {spoken:,} questions are heard where {asks:,} were asked: "
-            f"of {questions:,}, {questions - speakable:,} are not to be spoken, {refused:,} were refused, {pending:,} wait"
+            f"of {corpora} {spoken:,} questions are heard where {asks:,} were asked: of {questions:,}, "
+            f"{questions - speakable:,} are not to be spoken, {refused:,} were refused, {pending:,} wait"
         )
 
 
