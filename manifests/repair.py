@@ -140,9 +140,9 @@ def _same(before: pq.ParquetFile, now: pa.Table, at: Int32s) -> Bools:
         today = _or_zero(now, name)
         for part, table in _groups(before, name):
             same[part] &= _or_zero(table, name) == today[at[part]]
-    today = _Lists(now["spoken"])
+    heard = _Lists(now["spoken"])
     for part, table in _groups(before, "spoken"):
-        same[part] &= _Lists(table["spoken"]).equal(today, at[part])
+        same[part] &= _Lists(table["spoken"]).equal(heard, at[part])
     return same
 
 
