@@ -9,6 +9,10 @@ shards' indexes, costs under the recipe's settings, origins, sidecars' indexes a
 no medium. Then `tarsia plan` (costs are cached, as in every plan but the first), `tarsia audit` and `tarsia inspect`
 run over it, each in a process of its own, and the sizes of the stages are compared with the paper's arithmetic.
 
+Last, of one record in a hundred half are taken down and half have other bytes, all over the lake (in a copy of links
+beside it: the lake itself stays as it is), and `tarsia plan --repair` follows. The contexts that it moved are compared
+with those it had to move, and the repaired plan is audited.
+
 Lengths are a model, not VITA's data: text by a lognormal law with the medians below, images by shape through the real
 tiling rule, speech by a lognormal law around four and a half seconds; 15 % of the questions cannot be spoken by their
 text, and 5 % of the others were refused.
@@ -16,6 +20,7 @@ text, and 5 % of the others were refused.
 
 import argparse
 import multiprocessing
+import os
 import resource
 import shutil
 import tempfile
@@ -29,15 +34,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tarsia.builders.columns import words
 from tarsia.builders.documents import read_recipe
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store, open_store
-from tarsia.builders.tables import get_table, put_table
+from tarsia.builders.tables import get_table, in_groups, packed, put_table
 from tarsia.builders.tokens import audio_tokens, tiles
+from tarsia.builders.tombstones import put_tombstones, standing_for, tombstone
 from tarsia.manifests.audit import audit
 from tarsia.manifests.costs import COSTS, settings_digest
 from tarsia.manifests.lineage import Lineage
+from tarsia.manifests.refollow import parent_of
 from tarsia.manifests.stream import load_manifest
 from tarsia.pipelines.plan import make_plans
 from tarsia.pipelines.pool import open_pool
@@ -45,9 +54,10 @@ from tarsia.schemas.corpus import CAP
 from tarsia.schemas.corpus import Corpus as Entry
 from tarsia.schemas.identity import Draws, canonical, redraws, start
 from tarsia.schemas.lake import CorpusState, SpeechState
+from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.recipe import Recipe
 from tarsia.schemas.sample import Kind
-from tarsia.schemas.shard import CLIP, INDEX, ORIGINS, SPEECH, Shard, Stored, leaves
+from tarsia.schemas.shard import CLIP, INDEX, ORIGINS, SPEECH, TOMBSTONES, Shard, Stored, leaves
 
 # VITA-1.5 (arXiv 2501.01957), Table 1: thousands of questions, kind, language, what is looked at, median text tokens
 TABLE = (
@@ -116,27 +126,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--share", type=Fraction, default=Fraction(1, 100), help="of the whole lake, such as 1/4")
     parser.add_argument("--lake", type=Path, help="where it lies, or is to be written; else a folder for a moment")
-    parser.add_argument("--only", choices=("plan", "audit", "inspect"), action="append")
+    parser.add_argument("--only", choices=("plan", "audit", "inspect", "repair"), action="append")
     told = parser.parse_args()
     lake = told.lake or Path(tempfile.mkdtemp(prefix="tarsia-bench-"))
+    changed = lake.with_name(f"{lake.name}-changed")
     try:
         if not (lake / "snapshots").exists():
             print(f"written in {write(lake, told.share):,.0f} s")
         print("step        CPU s  wall s  peak MB")
-        steps: dict[str, Callable[[str, Fraction], list[str]]] = {"plan": _plan, "audit": _audit, "inspect": _inspect}
-        for name, step in steps.items():
+        for name, step in {"plan": _plan, "audit": _audit, "inspect": _inspect}.items():
             if not told.only or name in told.only:
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                    spent, waited, peak, said = alone.submit(_measured, step, str(lake), told.share).result()
-                print(f"{name:<10} {spent:>6.1f} {waited:>7.1f} {peak:>8,.0f}", *said, sep="\n  ", flush=True)
+                _run(name, step, lake, told.share)
+        if not told.only or "repair" in told.only:
+            change(lake, changed)
+            for name, step in {"repair": _repair, "moved": _moved, "audit": _audit}.items():
+                _run(name, step, changed, told.share)
     finally:
+        shutil.rmtree(changed, ignore_errors=True)
         if not told.lake:
             shutil.rmtree(lake)
 
 
-def _measured(
-    step: Callable[[str, Fraction], list[str]], lake: str, share: Fraction
-) -> tuple[float, float, float, list[str]]:
+Step = Callable[[str, Fraction], list[str]]
+
+
+def _run(name: str, step: Step, lake: Path, share: Fraction) -> None:
+    """Runs a step in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        spent, waited, peak, said = alone.submit(_measured, step, str(lake), share).result()
+    print(f"{name:<10} {spent:>6.1f} {waited:>7.1f} {peak:>8,.0f}", *said, sep="\n  ", flush=True)
+
+
+def _measured(step: Step, lake: str, share: Fraction) -> tuple[float, float, float, list[str]]:
     began, wall = time.process_time(), time.monotonic()
     said = step(lake, share)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -144,9 +165,10 @@ def _measured(
 
 
 def _plan(lake: str, share: Fraction) -> list[str]:
-    """Every stage in one call; sizes are those of the paper's table to the sample."""
+    """Every stage in one call, written where none stands; sizes are those of the paper's table to the sample."""
+    shutil.rmtree(Path(lake, "stages"), ignore_errors=True)
     with open_pool(1) as pool:
-        manifests = make_plans(read_recipe(RECIPE), Lake(lake), pool, voices=POOL, replace=True, quiet=True)
+        manifests = make_plans(read_recipe(RECIPE), Lake(lake), pool, voices=POOL, quiet=True)
     said = []
     for manifest in manifests:
         selected = sum(count.selected for count in manifest.counts)
@@ -201,6 +223,52 @@ def _inspect(lake: str, share: Fraction) -> list[str]:
     ]
 
 
+def _repair(lake: str, share: Fraction) -> list[str]:
+    """Every stage follows what stands; a question whose clip is not asked for yet counts as text."""
+    with open_pool(1) as pool:
+        manifests = make_plans(
+            read_recipe(RECIPE), Lake(lake), pool, voices=POOL, pending_as_text=True, repair=True, quiet=True
+        )
+    stay = {one.name: (one.repaired.kept, one.repaired.before) for one in manifests if one.repaired}
+    return [f"{name}, of a lake of {share}: {kept:,} of {all_:,} contexts stay" for name, (kept, all_) in stay.items()]
+
+
+def _moved(lake: str, share: Fraction) -> list[str]:
+    """Contexts of the parents that the repair moved, beside those that hold a sample which is not what it was."""
+    store, said = open_store(lake), []
+    for name in read_recipe(RECIPE).stages:
+        after = load_manifest(lake, f"{RECIPE}/{name}")
+        assert after.repaired
+        before = parent_of(store, after, after.repaired.parents[-1])
+        was, now = _placed(store, before), _placed(store, after)
+        at = np.minimum(np.searchsorted(now.draws, was.draws), len(now.draws) - 1)
+        gone = (now.draws[at] != was.draws) | (now.facts[at] != was.facts[: len(at)])
+        must, moved = len(np.unique(was.contexts[gone])), before.contexts - after.repaired.kept
+        assert moved <= 1.05 * must, (name, moved, must)
+        said.append(f"{name} of a lake of {share}: moved {moved:,}, {moved / max(1, must):.4f} of what it must")
+    return said
+
+
+class Placed(NamedTuple):
+    """The samples of a stage in the order of their draws: where they are, and a number that stands for all they say."""
+
+    draws: Draws
+    contexts: npt.NDArray[np.int32]
+    facts: Draws
+
+
+def _placed(store: Store, manifest: Manifest) -> Placed:
+    parts = []
+    for table in in_groups(store, manifest.tables["samples"], ("key", "context", "tokens", "checksum", "spoken")):
+        key, spoken = table["key"].combine_chunks(), pc.list_value_length(table["spoken"]).to_numpy()
+        tokens = table["tokens"].to_numpy().astype(np.uint64)
+        facts = table["checksum"].to_numpy() ^ redraws(tokens, "tokens") ^ redraws(spoken.astype(np.uint64), "spoken")
+        parts.append((words(packed(key, 16))[:, 0].astype(np.uint64), table["context"].to_numpy(), facts))
+    draws, contexts, facts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(draws, kind="stable")
+    return Placed(draws[order], contexts[order], facts[order])
+
+
 # --- the lake -------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +307,41 @@ def _corpus(row: Row, count: int, lake: str) -> tuple[CorpusState, SpeechState |
     origins = tuple(_origins(row, draws[at : at + PART], order[at : at + PART], store) for at in range(0, count, PART))
     state = CorpusState(corpus=entry, source="", records=count, shards=tuple(shards), origins=origins)
     return state, _sidecars(row, draws, order, recipe, store)
+
+
+def change(lake: Path, copy: Path) -> None:
+    """A copy of links where one record in a hundred is not what it was: the indexes of all shards are written anew."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(lake, copy, copy_function=os.link)
+    states = Lake(str(copy)).snapshot().corpora
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        changed = tuple(pool.map(_changed, states, [str(copy)] * len(states)))
+    Lake(str(copy)).publish(lambda snapshot: snapshot.model_copy(update={"corpora": changed}))
+
+
+def _changed(state: CorpusState, lake: str) -> CorpusState:
+    """A corpus of which some samples were taken down, and others have other bytes."""
+    store, shards, gone = open_store(lake), [], []
+    for shard in state.shards:
+        index = get_table(store, shard.index)
+        dice = redraws(index["draw"].to_numpy(), "changed") % np.uint64(200)
+        buried = [tombstone(row) for row in index.filter(pa.array(dice == 0)).to_pylist()]
+        standing = pa.Table.from_pylist([standing_for(row, state.corpus)[0] for row in buried], INDEX)
+        others = index["checksum"].to_numpy() ^ (dice == 1)
+        index = index.set_column(index.column_names.index("checksum"), "checksum", pa.array(others))
+        index = pa.concat_tables([index.filter(pa.array(dice != 0)).cast(INDEX), standing]).sort_by("key")
+        stored = put_table(store, shard.index.path.rsplit("-", 1)[0], index.unify_dictionaries())
+        less = {"objects": (shard.tar, stored), "taken_down": len(buried), "questions": shard.questions - len(buried)}
+        shards.append(shard.model_copy(update=less))
+        gone += buried
+    stones = pa.Table.from_pylist(gone, TOMBSTONES).sort_by("key")
+    origins = []
+    for stored in state.origins:
+        table = get_table(store, stored)
+        left = table.filter(pc.invert(pc.is_in(table["key"], value_set=stones["key"].combine_chunks())))
+        origins.append(put_table(store, f"origins/{state.corpus.name}/part", left))
+    less = {"tombstones": put_tombstones(store, state.corpus.name, stones), "taken_down": len(gone)}
+    return state.model_copy(update={"shards": tuple(shards), "origins": tuple(origins), **less})
 
 
 class _Facts:

@@ -9,29 +9,35 @@ not moved.
 No number is ever left empty, since an order with holes would be another thing for every reader. Where fewer contexts
 come out than numbers are free, the largest are halved until they are as many; where there are too few samples even for
 that (a video that stood alone was taken down), as few more contexts as it takes are dissolved, those of most samples.
+
+The parent's table stays where it is stored: it is read a row group at a time, and column after column, so that a stage
+of twenty million samples is repaired in less memory than it was planned in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from tarsia.builders.columns import plain, whole, words
 from tarsia.builders.tables import as_schema
-from tarsia.manifests.decide import Bools, column
+from tarsia.manifests.decide import Bools, Int32s, column
 from tarsia.manifests.select import Rows
 from tarsia.schemas.errors import UserError
-from tarsia.schemas.manifest import SAMPLES
 
 _FACTS = ("tokens", "tiles", "frames", "audio_tokens", "checksum", "speech_checksum")
+_NAMED = pa.schema([("key", pa.binary(16)), ("copy", pa.int32())])
 
 
 class Parent(NamedTuple):
-    """The plan that is repaired: how many contexts it has, and its samples (SAMPLES)."""
+    """The plan that is repaired: how many contexts it has, and its samples (SAMPLES), to be read a part at a time."""
 
     contexts: int
-    samples: pa.Table
+    samples: pq.ParquetFile
 
 
 class Mended(NamedTuple):
@@ -52,59 +58,121 @@ def mend(
 ) -> Mended:
     """The contexts of a plan that follows its parent.
 
-    `everyone`: the samples that are selected now, by row; `order`: their rows in the order of the stage; `fill` packs
-    rows that are in that order into contexts that are too.
+    `everyone`: the samples that are selected now, by row, keys as bytes; `order`: their rows in the order of the stage;
+    `fill` packs rows that are in that order into contexts that are too.
     """
     at = _now(parent.samples, everyone)
-    context = column(parent.samples, "context")
+    context = np.empty(len(at), np.int32)
+    for part, table in _groups(parent.samples, "context"):
+        context[part] = column(table, "context")
     sizes = np.bincount(context, minlength=parent.contexts)
-    stays = (at >= 0) & fits[at] & _same(parent.samples, everyone, at) & (shares[at] | (sizes[context] == 1))
-    dissolved = np.bincount(context, ~stays, parent.contexts) > 0
-    dissolved |= _more(dissolved, sizes, len(order[fits[order]]) - int(sizes[~dissolved].sum()))
+    stays = _same(parent.samples, everyone, at) & fits[at] & (shares[at] | (sizes[context] == 1))
+    dissolved = np.zeros(parent.contexts, np.bool_)
+    dissolved[context[~stays]] = True
+    dissolved |= _more(dissolved, sizes, int(np.count_nonzero(fits)) - int(sizes[~dissolved].sum()))
     kept = ~dissolved[context]
     free = fits.copy()
     free[at[kept]] = False
     rows, starts = fill(order[free[order]])
     starts = _halved(starts, int(dissolved.sum()))
     fresh = len(starts) - 1 - int(dissolved.sum())
-    numbers = np.concatenate([np.flatnonzero(dissolved), parent.contexts + np.arange(fresh)])
+    numbers = np.concatenate([np.flatnonzero(dissolved), parent.contexts + np.arange(fresh)]).astype(np.int32)
     whose = np.concatenate([context[kept], np.repeat(numbers, np.diff(starts))])
     together = np.concatenate([at[kept], rows])[np.argsort(whose, kind="stable")]
     ends = np.cumsum(np.bincount(whose, minlength=parent.contexts + fresh))
     return Mended(together, np.concatenate([[0], ends]), int((~dissolved).sum()))
 
 
-def _now(before: pa.Table, now: pa.Table) -> Rows:
+def _groups(samples: pq.ParquetFile, *names: str) -> Iterator[tuple[slice, pa.Table]]:
+    """Some columns of a stored table, a row group at a time, and which rows these are."""
+    begin = 0
+    for group in range(samples.num_row_groups):
+        table = samples.read_row_group(group, columns=list(names), use_threads=False)
+        yield slice(begin, begin + len(table)), table
+        begin += len(table)
+
+
+# --- what became of the samples of the parent -----------------------------------------------------------------------
+
+
+def _now(before: pq.ParquetFile, now: pa.Table) -> Int32s:
     """For each placed sample of the parent its row today, -1 where it is not selected any more."""
-    found = pc.index_in(_names(before), value_set=_names(now)).fill_null(-1)
-    return np.asarray(found.to_numpy()).astype(np.int64)
+    found, names = np.full(before.metadata.num_rows, -1, np.int32), _Names(now)
+    for part, table in _groups(before, *_NAMED.names):
+        named = as_schema(table.select(_NAMED.names), _NAMED)
+        found[part] = names.find(words(whole(named["key"])).astype(np.uint64), column(named, "copy"))
+    return found
 
 
-def _names(samples: pa.Table) -> pa.Array:
-    copies = samples["copy"].cast(pa.string())
-    keys = as_schema(samples.select(["key"]), pa.schema([SAMPLES.field("key")]))["key"]
-    return pc.binary_join_element_wise(keys, copies, "#").combine_chunks()
+class _Names:
+    """The selected samples in the order of their draws: a key is found by its first half, and told by its second."""
+
+    def __init__(self, everyone: pa.Table) -> None:
+        draws, rest = (
+            np.concatenate([np.empty(0, np.uint64), *(words(some)[:, half] for some in everyone["key"].chunks)])
+            for half in (0, 1)
+        )
+        self._order = np.argsort(draws, kind="stable").astype(np.int32)  # of few runs that ascend: merged, not sorted
+        self._draws, self._rest = draws[self._order], rest[self._order]
+        self._copies = column(everyone, "copy")[self._order]
+
+    def find(self, keys: npt.NDArray[np.uint64], copies: Int32s) -> Int32s:
+        """The rows of copies of samples, -1 where there is none. `keys`: two halves each."""
+        found = np.full(len(keys), -1, np.int32)
+        asked = np.argsort(keys[:, 0])  # neighbours are looked up one after the other
+        places = np.searchsorted(self._draws, keys[asked, 0])
+        while len(asked):
+            there = places < len(self._draws)
+            there[there] = self._draws[places[there]] == keys[asked[there], 0]
+            asked, places = asked[there], places[there]
+            mine = (self._rest[places] == keys[asked, 1]) & (self._copies[places] == copies[asked])
+            found[asked[mine]] = self._order[places[mine]]
+            asked, places = asked[~mine], places[~mine] + 1  # another copy, or another sample of the same draw
+        return found
 
 
-def _same(before: pa.Table, now: pa.Table, at: Rows) -> Bools:
-    """Which samples are today what they were; those that have no row are compared with any."""
-    today = now.select([*_FACTS, "spoken"]).take(pa.array(np.maximum(at, 0))) if len(now) else before
-    same = np.ones(len(before), np.bool_)
+def _same(before: pq.ParquetFile, now: pa.Table, at: Int32s) -> Bools:
+    """Which samples are today what they were."""
+    same = at >= 0
+    if not len(now):
+        return same
     for name in _FACTS:
-        same &= _or_zero(before, name) == _or_zero(today, name)
-    old, new = (table["spoken"].combine_chunks() for table in (before, today))
-    lengths = pc.list_value_length(old).to_numpy()
-    same &= lengths == pc.list_value_length(new).to_numpy()
-    owners = np.repeat(np.arange(len(before)), np.where(same, lengths, 0))
-    mask = pa.array(same)
-    heard = [lists.filter(mask).flatten().to_numpy() for lists in (old, new)]
-    same[owners[heard[0] != heard[1]]] = False
+        today = _or_zero(now, name)
+        for part, table in _groups(before, name):
+            same[part] &= _or_zero(table, name) == today[at[part]]
+    heard = _Lists(now["spoken"])
+    for part, table in _groups(before, "spoken"):
+        same[part] &= _Lists(table["spoken"]).equal(heard, at[part])
     return same
 
 
-def _or_zero(table: pa.Table, name: str) -> Rows:
+def _or_zero(table: pa.Table, name: str) -> npt.NDArray[np.integer]:
     """A column as numbers, 0 where there is none."""
-    return np.asarray(pc.fill_null(table[name], 0).to_numpy())
+    values = table[name]
+    if values.null_count == len(values):
+        return np.broadcast_to(np.int32(0), len(values))
+    return plain(whole(pc.fill_null(values, 0)))
+
+
+class _Lists:
+    """Lists of numbers: how long each is, where it begins, and the values of all."""
+
+    def __init__(self, lists: pa.ChunkedArray) -> None:
+        self.lengths = plain(whole(pc.list_value_length(lists)))
+        self.values = np.concatenate([np.empty(0, np.int32), *(plain(some.flatten()) for some in lists.chunks)])
+        self.begins = np.cumsum(self.lengths, dtype=np.int32) - self.lengths
+
+    def equal(self, other: "_Lists", rows: Rows) -> Bools:
+        """Whether each says what the list in such a row of another says."""
+        equal = np.asarray(self.lengths == other.lengths[rows])
+        owners = np.repeat(np.arange(len(equal)), np.where(equal, self.lengths, 0))
+        inside = np.arange(len(owners)) - np.searchsorted(owners, owners)
+        mine, its = self.values[self.begins[owners] + inside], other.values[other.begins[rows[owners]] + inside]
+        equal[owners[mine != its]] = False
+        return equal
+
+
+# --- no number stays empty ------------------------------------------------------------------------------------------
 
 
 def _more(dissolved: Bools, sizes: Rows, left: int) -> Bools:

@@ -231,14 +231,21 @@ def _audit_runs(lake: str, logs: Sequence[str], so_far: bool, as_json: bool) -> 
 def _audit_manifests(lake: str, recipe: str, stages: Sequence[str], deep: bool, as_json: bool) -> None:
     from tarsia.builders.documents import read_recipe
     from tarsia.builders.lake import Lake
+    from tarsia.manifests.audit import Finding
     from tarsia.manifests.audit import audit as recompute
     from tarsia.manifests.stream import load_manifest
     from tarsia.pipelines import show
     from tarsia.pipelines.plan import chosen_stages
 
-    page = read_recipe(recipe)
-    manifests = [load_manifest(lake, f"{page.model}/{name}") for name in chosen_stages(page, stages)]
+    page, manifests, broken = read_recipe(recipe), [], []
+    for name in chosen_stages(page, stages):
+        try:
+            manifests.append(load_manifest(lake, f"{page.model}/{name}"))
+        except Corrupt as error:  # the others are looked at all the same
+            broken.append(Finding(where=f"{page.model}/{name}", what=str(error)))
     result = recompute(Lake(lake), manifests, recipe=page, deep=deep)
+    more = {"checks": result.checks + len(broken), "findings": (*broken, *result.findings)}
+    result = result.model_copy(update=more)
     fields = {**result.model_dump(mode="json"), "stages": [one.model_dump(mode="json") for one in manifests]}
     _print(as_json, fields, lambda: show.audited(manifests, result))
     if result.findings:

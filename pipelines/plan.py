@@ -5,13 +5,12 @@ The tables of a manifest are stored first, the manifest last.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import get_table, put_table, put_tables
+from tarsia.builders.tables import open_table, put_table, put_tables
 from tarsia.manifests.costs import words_of
 from tarsia.manifests.decide import Corpus
 from tarsia.manifests.plan import PROMPTS, Planned, plan
@@ -21,10 +20,9 @@ from tarsia.pipelines.corpora import Corpora
 from tarsia.pipelines.pool import Pool
 from tarsia.schemas.errors import Corrupt, Drift, NotThere, UnknownName
 from tarsia.schemas.identity import canonical
-from tarsia.schemas.lake import Snapshot
+from tarsia.schemas.lake import FORMAT, ORDER, Snapshot
 from tarsia.schemas.manifest import SAMPLES, Manifest, Repaired, parent_path, stage_path
 from tarsia.schemas.recipe import Recipe
-from tarsia.schemas.shard import Stored
 
 
 def chosen_stages(recipe: Recipe, only: Sequence[str]) -> list[str]:
@@ -52,15 +50,35 @@ def make_plans(
 
     `repair`: each plan follows the manifest that stands, if one does, and takes its place.
     """
+    names = chosen_stages(recipe, only)
+    manifests = _untouched(recipe, lake, names, voices) if repair else {}
+    moved = [name for name in names if name not in manifests]
     planned = stages_of(
-        recipe, lake, pool, only=only, voices=voices, pending_as_text=pending_as_text, repair=repair, quiet=quiet
+        recipe, lake, pool, only=moved, voices=voices, pending_as_text=pending_as_text, repair=repair, quiet=quiet
     )
 
     def stored(one: Fresh) -> Manifest:
         return one.manifest if dry_run else _store(one.manifest, one.planned, lake, one.parent, replace=replace)
 
-    manifests = {manifest.name: manifest for manifest in map(stored, planned)}  # each is let go before the next
-    return [manifests[name] for name in chosen_stages(recipe, only)]
+    if moved:
+        manifests |= {manifest.name: manifest for manifest in map(stored, planned)}  # each is let go before the next
+    return [manifests[name] for name in names]
+
+
+def _untouched(recipe: Recipe, lake: Lake, names: Sequence[str], voices: str | None) -> dict[str, Manifest]:
+    """The plans that a repair leaves as they stand, unread: asked for in the same way, of what is still the same."""
+    snapshot, found = lake.snapshot(), dict[str, Manifest]()
+    for name in names:
+        parent = _standing(lake, recipe.model, name, replace=False)
+        if parent and parent.pool in (None, voices) and _whole(parent, lake):
+            asked = _asked(recipe, name, snapshot, parent.pool)
+            if all(getattr(parent, field) == value for field, value in asked.items()):
+                found[name] = parent
+    return found
+
+
+def _whole(manifest: Manifest, lake: Lake) -> bool:
+    return all(lake.store.entry(stored.path) for stored in manifest.tables.values())
 
 
 class Fresh(NamedTuple):
@@ -87,15 +105,14 @@ def stages_of(
     wanted = recipe.model_copy(update={"stages": {name: recipe.stages[name] for name in names}})
     listens = any(stage.listens for stage in wanted.stages.values())
     every = Corpora(snapshot, lake, wanted, pool, voices=voices if listens else None, quiet=quiet)
-    words = words_of(recipe.context)
-    prompts = {name: system_tokens(words, name) for name in PROMPTS}
+    prompts = _prompts(recipe)
 
     def one(name: str, corpora: list[Corpus]) -> Fresh:
         parent = _standing(lake, recipe.model, name, replace=False) if repair else None
-        followed = Parent(parent.contexts, _samples(parent, lake)) if parent else None
-        planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
+        with _followed(parent, lake) as followed:
+            planned = plan(recipe, name, corpora, prompts, pending_as_text=pending_as_text, parent=followed)
         heard = voices if recipe.stages[name].spoken or any(ask.spoken for ask in planned.asks) else None
-        fresh = _manifest(recipe, name, snapshot, planned, prompts, heard, {})
+        fresh = _manifest(_asked(recipe, name, snapshot, heard), planned)
         if parent:
             fresh = _following(parent, fresh, planned, f"{lake.url}/{stage_path(recipe.model, name)}")
         return Fresh(fresh, planned, parent)
@@ -103,8 +120,13 @@ def stages_of(
     return (one(name, corpora) for name, corpora in every.by_stage())
 
 
-def _samples(parent: Manifest, lake: Lake) -> pa.Table:
-    return get_table(lake.store, parent.tables["samples"], verify=True).cast(SAMPLES)
+@contextmanager
+def _followed(parent: Manifest | None, lake: Lake) -> Iterator[Parent | None]:
+    if parent is None:
+        yield None
+        return
+    with open_table(lake.store, parent.tables["samples"]) as samples:
+        yield Parent(parent.contexts, samples)
 
 
 def _following(parent: Manifest, fresh: Manifest, planned: Planned, where: str) -> Manifest:
@@ -123,21 +145,33 @@ def _following(parent: Manifest, fresh: Manifest, planned: Planned, where: str) 
     return fresh.model_copy(update={"repaired": repaired})
 
 
-def _manifest(
-    recipe: Recipe, name: str, snapshot: Snapshot, planned: Planned, prompts: dict[str, int], voices: str | None,
-    tables: dict[str, Stored],
-) -> Manifest:  # fmt: skip
+def _prompts(recipe: Recipe) -> dict[str, int]:
+    words = words_of(recipe.context)
+    return {name: system_tokens(words, name) for name in PROMPTS}
+
+
+def _asked(recipe: Recipe, name: str, snapshot: Snapshot, pool: str | None) -> dict[str, Any]:
+    """The fields of a manifest that say what it is planned from; all others follow from these."""
+    stage = recipe.stages[name]
+    return {
+        "model": recipe.model,
+        "name": name,
+        "stage": stage,
+        "seed": recipe.seed,
+        "context": recipe.context_of(name),
+        "lake": snapshot.part(stage.wants, pool).digest,
+        "recipe": recipe.alone(name).digest,
+        "format": FORMAT,
+        "order": ORDER,
+        "pool": pool,
+        "vocabulary": words_of(recipe.context).digest,
+        "prompts": _prompts(recipe),
+    }
+
+
+def _manifest(asked: dict[str, Any], planned: Planned) -> Manifest:
     return Manifest(
-        model=recipe.model,
-        name=name,
-        stage=recipe.stages[name],
-        seed=recipe.seed,
-        context=recipe.context_of(name),
-        lake=snapshot.part(recipe.stages[name].wants, voices).digest,
-        recipe=recipe.alone(name).digest,
-        pool=voices,
-        vocabulary=words_of(recipe.context).digest,
-        prompts=prompts,
+        **asked,
         capacity=planned.capacity,
         asks=planned.asks,
         counts=planned.counts,
@@ -148,7 +182,7 @@ def _manifest(
         fill=planned.fill,
         padding=planned.padding,
         shards=planned.shards,
-        tables=tables,
+        tables={},
         rows=planned.rows,
     )
 
@@ -157,7 +191,7 @@ def _store(fresh: Manifest, planned: Planned, lake: Lake, parent: Manifest | Non
     folder = stage_path(fresh.model, fresh.name)
     before = parent or _standing(lake, fresh.model, fresh.name, replace=replace)
     fresh = fresh.model_copy(update={"tables": before.tables if before else {}})
-    if before == fresh and all(lake.store.entry(stored.path) for stored in before.tables.values()):
+    if before == fresh and _whole(before, lake):
         return before
     if before and before != fresh and not replace and not parent:
         raise Drift(f"{lake.url}/{folder}: {drift(before, fresh)}; to plan it anew: --replace")

@@ -276,6 +276,7 @@ def _notes(manifest: Manifest) -> Iterator[str]:
             f"only {placed:,} of {selected:,} samples with images fit into a context of {context.tokens:,} tokens; "
             f"set fewer tiles (now {context.tiles}) or a cap for a sample (sample_tiles)"
         )
+    yield from _unheard(manifest)
     if manifest.binding == "halves":
         yield (
             f"so many samples take more than half a context that no packing fills them; with fewer tiles (now "
@@ -285,6 +286,27 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         yield f"the cap of {pack.samples:,} samples a batch sets the number of batches, not the seconds"
     if manifest.binding == "units" and pack:
         yield f"the cap of {pack.tiles} tiles a context sets the number of contexts, not the tokens"
+    elif pack and pack.tiles and manifest.contexts > max(1000, 1.001 * manifest.bound):
+        more = manifest.contexts / manifest.bound - 1
+        yield f"with a cap of {pack.tiles} tiles a context there are {more:.1%} more contexts than the tokens need"
+
+
+def _unheard(manifest: Manifest) -> Iterator[str]:
+    """Why fewer questions are heard than were asked."""
+    short = [
+        (ask, _sums(counts, "selected_questions", "speakable", "refused", "pending", "spoken"))
+        for ask in manifest.asks
+        if (counts := [one for one in manifest.counts if manifest.ask_of(one) == ask])
+        and _sums(counts, "spoken")[0] < (ask.spoken or 0)
+    ]
+    if short:
+        questions, speakable, refused, pending, spoken = map(sum, zip(*(sums for _, sums in short), strict=True))
+        asks = sum(ask.spoken or 0 for ask, _ in short)
+        corpora = ", ".join(ask.corpus for ask, _ in short)
+        yield (
+            f"of {corpora} {spoken:,} questions are heard where {asks:,} were asked: of {questions:,}, "
+            f"{questions - speakable:,} are not to be spoken, {refused:,} were refused, {pending:,} wait"
+        )
 
 
 def _made_seconds(manifest: Manifest, take: int) -> float:
@@ -299,20 +321,22 @@ def _sums(counts: Iterable[Count], *names: str) -> list[int]:
 
 
 def asked(manifests: Sequence[Manifest]) -> str:
-    """Asked, selected and placed of every stage, kind, corpus and language."""
+    """Asked, selected and placed of every stage, kind, corpus, language and modality."""
     rows: list[Sequence[Any]] = []
     for manifest in manifests:
         for ask in manifest.asks:
             mine = [count for count in manifest.counts if manifest.ask_of(count) == ask]
-            for language in sorted({count.language for count in mine}) or ["-"]:
-                counts = [count for count in mine if count.language == language]
+            for language, modality in sorted({(one.language, one.modality) for one in mine}) or [("-", "-")]:
+                counts = [one for one in mine if (one.language, one.modality) == (language, modality)]
                 heard = f"{_sums(counts, 'spoken')[0]} of {ask.spoken}" if ask.spoken is not None else "-"
+                seconds = sum(one.placed_seconds for one in counts)
                 rows.append(
-                    (manifest.name, ask.kind.value, ask.corpus, language, _asked(ask),
+                    (manifest.name, ask.kind.value, ask.corpus, language, modality, _asked(ask),
                      *_sums(counts, "selected", "placed", "placed_questions", "placed_tokens"),
-                     sum(count.placed_seconds for count in counts) / 3600, heard)
+                     f"{seconds:,.1f}", seconds / 3600, heard)
                 )  # fmt: skip
-    head = ("stage", "kind", "corpus", "lang", "asked", "selected", "placed", "questions", "tokens", "hours", "spoken")
+    head = ("stage", "kind", "corpus", "lang", "modality", "asked", "selected", "placed", "questions", "tokens",
+            "seconds", "hours", "spoken")  # fmt: skip
     return table(head, rows)
 
 
@@ -320,11 +344,11 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     """What was asked and what came of it; then what did not agree."""
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
     verdict = f"{result.checks:,} checks, " + (f"{len(findings)} disagree" if findings else "all agree")
-    fills = {f"{one.model}/{one.name}": f"{one.fill:.1%}" for one in manifests}
+    plans = {f"{one.model}/{one.name}": one for one in manifests}
     stages = table(
-        ("stage", "samples", "contexts", "fill", "longest", "of"),
+        ("stage", "samples", "contexts", "fill", "of", "longest", "room"),
         [
-            (one.stage, one.samples, one.contexts, fills[one.stage], one.longest, one.room or "-")
+            (one.stage, one.samples, one.contexts, *_filled(plans[one.stage]), one.longest, one.room or "-")
             for one in result.stages
         ],
     )
@@ -332,6 +356,14 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
             if one.samples]  # fmt: skip
     shared = ["", table(("stage", "and", "samples in both", "nested"), rows)] if rows else []
     return "\n".join([asked(manifests), "", stages, *shared, *findings, verdict])
+
+
+def _filled(manifest: Manifest) -> tuple[str, str]:
+    """How full what samples share is, and of what that is a share: tokens, or seconds of sound."""
+    pack = manifest.stage.pack
+    if pack is None:
+        return "-", "one sample each"
+    return f"{manifest.fill:.1%}", f"{pack.seconds:g} s" if pack.seconds else f"{manifest.capacity:,} tokens"
 
 
 def audited_runs(result: RunAudit) -> str:

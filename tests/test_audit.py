@@ -2,7 +2,9 @@
 
 import ast
 import json
+import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,11 @@ from tarsia.manifests.audit import audit
 from tarsia.manifests.keys import Keys
 from tarsia.manifests.ledger import NOWHERE, Ledger
 from tarsia.manifests.stream import load_manifest
+from tarsia.pipelines import show
 from tarsia.pipelines.cli import app
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
+from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.identity import canonical, digest
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED
 from tarsia.schemas.shard import Shard, Stored
@@ -147,6 +151,34 @@ def test_the_audit_says_what_stages_have_in_common_and_how_long_contexts_become(
     shared = {(one.stage, one.other): (one.samples, one.nested) for one in result.shared}
     assert shared["small/small", "small/all"] == (len(keys["small"] & keys["all"]), True)
     assert shared["small/all", "small/hours"] == (0, False)
+
+
+def test_the_printed_table_says_what_was_asked_and_got_of_every_group_in_every_unit(true_lake):
+    manifests = [load_manifest(true_lake.url, f"small/{name}") for name in STAGES]
+    lines = show.audited(manifests, audit(true_lake, manifests, recipe=PAGE)).splitlines()
+    head, ends = lines[0].split(), lines.index("")
+    told = {}
+    for line in lines[1:ends]:
+        cells = re.split(" {2,}", line.strip())
+        told[tuple(cells[:5])] = [cell.replace(",", "") for cell in cells[5:]]
+    assert head == ["stage", "kind", "corpus", "lang", "modality", "asked", "selected", "placed", "questions", "tokens",
+                    "seconds", "hours", "spoken"]  # fmt: skip
+    groups = {}
+    for manifest in manifests:
+        for row in rows(true_lake, manifest):
+            group = (manifest.name, *(row[name] for name in ("kind", "corpus", "language", "modality")))
+            sums = groups.setdefault(group, [0, 0, 0, 0.0])
+            for at, one in enumerate((1, row["questions"], row["tokens"], row["seconds"])):
+                sums[at] += one
+    got = {group: figures for group, figures in told.items() if figures[2] != "0"}
+    assert {group: figures[2:6] for group, figures in got.items()} == {
+        group: [*map(str, sums[:3]), f"{sums[3]:.1f}"] for group, sums in groups.items()
+    }
+    assert all(abs(float(got[group][6]) * 3600 - sums[3]) < 2 for group, sums in groups.items())
+    stages = {line.split()[0]: line.split() for line in lines[ends + 2 : lines.index("", ends + 1)]}
+    fill = f"{manifests[1].fill:.1%}"
+    assert stages["small/all"][3:6] == [fill, f"{manifests[1].capacity:,}", "tokens"]
+    assert stages["small/hours"][3:7] == ["-", "one", "sample", "each"]
 
 
 def test_one_stage_alone_is_audited_as_well(true_lake):
@@ -303,6 +335,17 @@ more = lambda number: number + 1  # noqa: E731
 def test_a_changed_figure_in_a_manifest_is_found(lake, change, where, what):
     change_manifest(lake, "all", change)
     assert found(lake, where, what) is True
+
+
+def test_a_changed_byte_in_the_header_of_a_manifest_is_found_wherever_it_is(lake):
+    path = Path(lake.url, "stages/small/all/manifest.json")
+    true = path.read_bytes()
+    for at in range(40, len(true), len(true) // 80):
+        flip(path, at)
+        name = true[:at].rsplit(b'"', 2)[-2]
+        with suppress(Corrupt):  # it is no manifest any more; anything else is a manifest that says something untrue
+            assert findings(lake, "all") or name in (b"speakable", b"pending"), true[at - 40 : at + 20]
+        path.write_bytes(true)
 
 
 FIGURES = [f"{name}{suffix}" for name in ("selected", "placed") for suffix in ("", "_questions", "_tokens", "_seconds")]

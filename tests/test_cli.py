@@ -99,6 +99,24 @@ def test_audit_exits_with_1_where_a_byte_was_changed(lake, tmp_path):
     assert "DISAGREES  small/1" in done.stdout
 
 
+def test_a_manifest_that_cannot_be_read_is_a_finding_and_the_other_stages_are_audited(lake, tmp_path):
+    subprocess.run(["cp", "-r", lake / "lake", tmp_path / "lake"], check=True)
+    two = (
+        (lake / "small.yaml")
+        .read_text()
+        .replace("qa: 50%}}}", "qa: 50%}}, '2': {title: two, train: [llm], take: {qa: 9%}}}")
+    )
+    (tmp_path / "two.yaml").write_text(two)
+    assert run("plan", tmp_path / "lake", "--recipe", tmp_path / "two.yaml").returncode == 0
+    header = tmp_path / "lake/stages/small/1/manifest.json"
+    header.write_bytes(header.read_bytes()[:-9])
+    done = run("audit", tmp_path / "lake", "--recipe", tmp_path / "two.yaml")
+    assert done.returncode == 1
+    assert "DISAGREES  small/1: " in done.stdout
+    assert "small/2 " in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(" checks, 1 disagree")
+
+
 def test_check_shows_how_records_are_understood_and_writes_nothing(lake, tmp_path):
     (lake / "bad.json").write_text('[{"id": 1, "instruction": "Why?", "output": ""}]')
     page = (lake / "catalog.yaml").read_text()

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from tarsia.manifests.lineage import Lineage
 from tarsia.pipelines.cli import app
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
+from tests.test_takedown import take
 
 STAGES = {
     "some": {"take": {"qa": "30% from 20%"}},
@@ -81,6 +82,20 @@ def test_a_lake_that_changed_since_hides_no_context(tmp_path):
     lineage = Lineage(lake)
     for row in rows(lake, manifest):
         assert [one.context for one in lineage.of_key(row["key"]).places] == [row["context"]]
+
+
+def test_what_was_taken_down_is_found_where_it_was_and_nowhere_once_that_is_repaired(tmp_path):
+    page = recipe({"all": {"take": {"qa": "100%"}}}, tokens=300)
+    lake = fill(tmp_path, {"sums": questions(40)}, cap=8)
+    before = {row["key"]: row["context"] for row in rows(lake, plan(lake, page)[0])}
+    take(lake, ("sums", "r5"), ("sums", "r23"))
+    for repaired in (False, True):
+        if repaired:
+            now = {row["key"]: row["context"] for row in rows(lake, plan(lake, page, repair=True)[0])}
+        lineage, standing = Lineage(lake), now if repaired else before
+        for key in before:
+            (place,) = lineage.of_key(key).places
+            assert (place.context, place.unplaced) == (standing.get(key), None if key in standing else "taken-down")
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,23 @@ def test_after_an_edit_only_the_shard_that_holds_it_is_written_anew(tmp_path):
     assert after[changed[0]].first <= context < after[changed[0]].first + after[changed[0]].contexts
 
 
+def test_another_title_writes_no_shard_and_other_settings_write_all_of_them(tmp_path):
+    lake = fill(tmp_path, {"sums": questions(60)})
+    stage, packed_as = {"take": {"qa": "100%"}}, []
+    for page in (
+        recipe({"all": {**stage, "title": "one"}}, tokens=600),
+        recipe({"all": {**stage, "title": "two"}}, tokens=600),
+        recipe({"all": {**stage, "title": "two"}}, tokens=600, states="none"),
+    ):
+        plan(lake, page, replace=True)
+        packed_as.append(pack(lake, kilobytes=16))
+        listing = json.loads(Path(lake.url, "stages/small/all/packed.json").read_bytes())
+        assert listing["manifest"] == manifest_digest(Stream(lake.url, STAGE).manifest)
+    assert len(packed_as[0]) > 2
+    assert packed_as[0] == packed_as[1]
+    assert not {*packed_as[0]} & {*packed_as[2]}
+
+
 def test_a_longer_record_moves_no_border_but_its_own(tmp_path):
     records, page = questions(60, words=60), recipe({"all": {"take": {"qa": "100%"}, "pack": False}}, tokens=600)
     lake = fill(tmp_path, {"sums": records})

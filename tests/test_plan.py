@@ -1,5 +1,8 @@
 """A plan: exact, stable, whole samples within the budget, the same bytes whoever makes it."""
 
+from base64 import b64encode
+
+import duckdb
 import pytest
 from lakes import (
     chats,
@@ -24,6 +27,7 @@ from tarsia.manifests.stream import Stream
 from tarsia.pipelines.corpora import Corpora
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
+from tarsia.pipelines.show import planned
 from tarsia.schemas.errors import Corrupt, Drift, Pending
 
 LLAVA = {"format": "llava"}
@@ -271,6 +275,8 @@ def test_half_of_the_questions_are_heard_refusals_made_up_for_and_lengths_are_th
         "a": (40, 20), "c": (39, 20), "d": (5, 0),
     }  # fmt: skip
     assert [one.refused for one in large.counts if one.corpus == "d"] == [5]
+    why = "of d 0 questions are heard where 2 were asked: of 5, 0 are not to be spoken, 5 were refused, 0 wait"
+    assert f"large: {why}" in planned([small, large]).splitlines()
     heard = {manifest.name: {(row["key"], turn) for row in rows(lake, manifest) for turn in row["spoken"]}
              for manifest in (small, large)}  # fmt: skip
     assert len(heard["large"]) == 40
@@ -423,6 +429,32 @@ def test_a_stage_that_did_not_change_keeps_its_manifest_when_another_did(tmp_pat
     first, _ = plan(lake, recipe({"x": {"take": {"qa": "10%"}}, "y": {"take": {"qa": "50%"}}}))
     again, _ = plan(lake, recipe({"x": {"take": {"qa": "10%"}}, "y": {"take": {"qa": "60%"}}}), replace=True)
     assert again == first
+
+
+def test_another_tile_rule_and_another_vocabulary_read_no_media(tmp_path):
+    shown = pictures(tmp_path, [(640, 480), (448, 448), (1280, 720)])
+    lake, every = fill(tmp_path, {"shown": (LLAVA, shown)}), {"all": {"take": {"qa": "100%"}}}
+    (before,) = plan(lake, recipe(every, tokens=9000))
+    for path in (tmp_path / "lake/corpora").rglob("*.tar"):
+        path.unlink()
+    (after,) = plan(lake, recipe(every, tokens=9000, tiles=1), replace=True)
+    assert total(after, "placed_tokens") < total(before, "placed_tokens")
+    (tmp_path / "bytes.tiktoken").write_text("\n".join(f"{b64encode(bytes([n])).decode()} {n}" for n in range(256)))
+    (spelt,) = plan(lake, recipe(every, tokens=9000, tokenizer=str(tmp_path / "bytes.tiktoken")), replace=True)
+    assert spelt.vocabulary != before.vocabulary
+    assert total(spelt, "placed_tokens") > total(before, "placed_tokens")
+
+
+def test_the_tables_of_a_manifest_answer_plain_sql(tmp_path):
+    lake = fill(tmp_path, {"a": questions(40), "b": questions(25, first=100)})
+    (manifest,) = plan(lake, recipe({"all": {"take": {"qa": "100%"}}}, tokens=600))
+    tables = {name: f"'{lake.url}/{manifest.tables[name].path}'" for name in ("contexts", "samples")}
+    found = duckdb.sql(
+        f"select corpus, count(*), sum(s.tokens), count(distinct context) filter (c.prompt = 'text') "
+        f"from {tables['samples']} s join {tables['contexts']} c using (context) group by corpus order by corpus"
+    ).fetchall()
+    assert [row[:3] for row in found] == [(one.corpus, one.placed, one.placed_tokens) for one in manifest.counts]
+    assert max(row[3] for row in found) <= manifest.contexts
 
 
 def test_costs_are_counted_once_for_each_setting(tmp_path):

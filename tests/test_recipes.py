@@ -337,6 +337,14 @@ def test_no_context_has_more_tiles_than_its_cap(lake):
     assert "set: the cap of 8 tiles a context sets the number of contexts" in planned([capped])
 
 
+def test_a_cap_of_tiles_that_costs_contexts_is_told(lake):
+    (manifest,) = plan(lake, recipe({"x": {"take": {"qa": "100%"}, "pack": {"tiles": 3}}}, tokens=3000), replace=True)
+    large = manifest.model_copy(update={"contexts": 2011, "bound": 2000, "binding": "tokens"})
+    said = "x: with a cap of 3 tiles a context there are 0.6% more contexts than the tokens need"
+    assert said in planned([large]).splitlines()
+    assert said not in planned([large.model_copy(update={"contexts": 2001})]).splitlines()
+
+
 def test_a_sample_of_more_tiles_than_a_context_may_have_is_listed(lake):
     manifest = lengths(lake, taking({"amount": "100%"}, pack={"tiles": 4}), tiles=6)
     reasons = {row["reason"] for row in rows(lake, manifest, "unplaced")}
@@ -502,6 +510,17 @@ def test_a_shipped_recipe_means_the_same_when_it_is_stored(name):
     assert page.model == name
     assert page.modules
     assert Recipe.model_validate(page.model_dump(mode="json")) == page
+
+
+@pytest.mark.parametrize("name", ["vita-1.5", "vita-1.5-small", "vita-1.0", "vita-audio"])
+def test_every_setting_and_amount_of_a_shipped_recipe_says_where_it_is_from_on_its_line(name):
+    lines = (Path(__file__).parents[1] / f"manifests/recipes/{name}.yaml").read_text().splitlines()
+    settings = ["tokens", "tokenizer", "tiles", "sample_tiles", "frames", "audio", "states", "prompt", "positions"]
+    settings += ["interleave", "pack", "spoken", "guide", "seed", r"take: \{", r"- \{"]
+    settled = re.compile(f" *({'|'.join(settings)})")
+    mine = [line for line in lines if settled.match(line)]
+    assert len(mine) > 15
+    assert [line for line in mine if "# " not in line] == []
 
 
 def test_the_order_of_kinds_on_the_page_makes_no_difference():

@@ -1,22 +1,28 @@
 """A repaired plan moves what a change touched, and nothing else."""
 
+import io
 import itertools
 
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tarsia.builders.tables import as_schema, put_table, rows_digest
 from tarsia.manifests.account import Account
 from tarsia.manifests.audit import audit
+from tarsia.manifests.decide import lean
 from tarsia.manifests.order import Order
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.runs import audit_runs
 from tarsia.manifests.stream import Stream, load_manifest, manifest_digest
+from tarsia.pipelines import plan as pipelines_plan
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.errors import Drift, UserError
 from tarsia.schemas.identity import key_of
+from tarsia.schemas.manifest import SAMPLES
 from tests.lakes import chats, fill, pictures, plan, questions, recipe, rows
 from tests.test_takedown import take
 
@@ -122,6 +128,65 @@ def test_a_claim_to_have_kept_more_than_was_kept_is_found(tmp_path):
         assert any("repaired" in one.where for one in found), wrong
 
 
+def test_a_changed_byte_in_what_is_kept_of_a_parent_is_found(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(60)})
+    parent = plan(lake, page)[0]
+    take(lake, ("qa", "r5"))
+    repaired = plan(lake, page, repair=True)
+    assert audit(lake, repaired, recipe=page).findings == ()
+    header = next((tmp_path / "lake/stages/small/a/parents").iterdir())
+    stones = next((tmp_path / "lake/tombstones/corpora/qa").iterdir())
+    for path in (header, tmp_path / "lake" / parent.tables["samples"].path, stones):
+        true = path.read_bytes()
+        path.write_bytes(true[: len(true) // 2] + bytes([true[len(true) // 2] ^ 1]) + true[len(true) // 2 + 1 :])
+        where = "corpus qa" if path == stones else "small/a repaired"
+        assert [one.where for one in audit(lake, repaired, recipe=page).findings] == [where], path
+        path.write_bytes(true)
+
+
+def test_samples_that_changed_places_without_need_are_found(tmp_path):
+    page = recipe(PAGE, **SMALL)
+    lake = fill(tmp_path, {"qa": questions(100)})
+    before = contexts(lake, plan(lake, page)[0])
+    lake = fill(tmp_path, {"qa": questions(130)})
+    repaired = plan(lake, page, repair=True)[0]
+    assert (repaired.contexts > len(before), repaired.repaired.kept) == (True, len(before))
+    table = rows(lake, repaired)
+    one, two = (next(at for at, row in enumerate(table) if row["context"] == number) for number in (2, 7))
+    place = ("context", "slot")
+    table[one], table[two] = (
+        {**table[a], **{name: table[b][name] for name in place}} for a, b in ((two, one), (one, two))
+    )
+    changed = pa.Table.from_pylist(table, SAMPLES)
+    wrong = repaired.model_copy(
+        update={
+            "tables": {**repaired.tables, "samples": put_table(lake.store, "stages/small/a/samples", changed)},
+            "rows": {**repaired.rows, "samples": rows_digest(changed)},
+            "repaired": repaired.repaired.model_copy(update={"kept": len(before) - 2}),
+        }
+    )
+    found = [one.what for one in audit(lake, [wrong], recipe=page).findings if one.where == "small/a repaired"]
+    assert found == ["contexts that a repair moved without need: recorded 0, found 2"]
+
+
+def test_a_stage_whose_corpora_did_not_change_is_left_unread(tmp_path, monkeypatch):
+    page = recipe({"a": {"take": {"qa": "100%"}}, "b": {"take": {"caption": "100%"}}}, **SMALL)
+    told = {"kind": "caption"}
+    lake = fill(tmp_path, {"qa": questions(60), "told": (told, questions(40))})
+    before = plan(lake, page)
+    planned, real = [], pipelines_plan.plan
+    monkeypatch.setattr(pipelines_plan, "plan", lambda page, name, *rest, **more: (
+        planned.append(name), real(page, name, *rest, **more))[1])  # fmt: skip
+    assert plan(lake, page, repair=True) == before
+    assert planned == []
+    lake = fill(tmp_path, {"qa": questions(60), "told": (told, questions(43))})
+    after = plan(lake, page, repair=True)
+    assert (planned, after[0] == before[0], after[1].repaired.before) == (["b"], True, before[1].contexts)
+    with pytest.raises(Drift, match="a repair follows changes of the lake alone"):
+        plan(lake, recipe({"a": {"take": {"qa": "100%"}, "title": "other"}}, **SMALL), repair=True)
+
+
 def test_a_run_goes_on_where_it_stood_in_the_parent(tmp_path):
     page = recipe(PAGE, **SMALL)
     lake = fill(tmp_path, {"qa": questions(200)})
@@ -191,12 +256,26 @@ def test_copies_of_a_sample_stay_apart_in_a_repaired_plan(tmp_path):
 def samples(keys, context=None):
     count = len(keys)
     columns = {
-        "key": [f"{key}" for key in keys],
+        "key": [f"{key:016x}{key:016x}" for key in keys],
         "copy": [0] * count,
         **{name: [1] * count for name in ("tokens", "tiles", "frames", "audio_tokens", "checksum", "speech_checksum")},
         "spoken": pa.array([[]] * count, pa.list_(pa.int32())),
     }
     return pa.table({**columns, **({"context": context} if context is not None else {})})
+
+
+def stored(table):
+    """As a parent's samples are read: some rows at a time."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=1000)
+    return pq.ParquetFile(pa.BufferReader(sink.getvalue()))
+
+
+def held(table):
+    """As a plan holds its samples: keys as bytes, in pieces."""
+    fields = lean(pa.field(name, kind) for name, kind in zip(table.column_names, table.schema.types, strict=True))
+    parts = [as_schema(table.slice(begin, 1700), fields) for begin in range(0, len(table), 1700)]
+    return pa.concat_tables([fields.empty_table(), *parts])
 
 
 def mended(before, now, *, each):
@@ -208,8 +287,8 @@ def mended(before, now, *, each):
         return order, np.append(np.arange(0, len(order), each), len(order))
 
     every = np.ones(len(now), bool)
-    parent = Parent(len(before), samples(flat, numbers))
-    done = mend(parent, samples(now), every, every, np.arange(len(now)), filled)
+    parent = Parent(len(before), stored(samples(flat, numbers)))
+    done = mend(parent, held(samples(now)), every, every, np.arange(len(now)), filled)
     found = [
         [now[row] for row in done.rows[begin:end]] for begin, end in zip(done.starts, done.starts[1:], strict=False)
     ]
@@ -223,6 +302,38 @@ def test_mend_fills_freed_numbers_first_and_halves_what_is_large():
     assert mended([[1], [2]], [1, 2], each=1) == ([[1], [2]], 2)
     with pytest.raises(UserError, match="1 contexts would stay empty"):
         mended([[1], [2]], [1], each=1)
+
+
+def changed(table, name, row, value):
+    values = table[name].to_pylist()
+    values[row] = value
+    return table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tokens", 2), ("checksum", 2), ("speech_checksum", None), ("spoken", [2]), ("spoken", [1, 2])]
+)
+def test_a_sample_that_is_not_what_it_was_dissolves_its_context_and_no_other(name, value):
+    before = samples(range(6), [0, 0, 1, 1, 2, 2])
+    for row, spoken in enumerate(([1], [], [1], [0, 1], [], [3])):
+        before = changed(before, "spoken", row, spoken)
+    now = before.drop_columns("context")
+    every, pairs = np.ones(6, bool), lambda order: (order, np.arange(0, len(order) + 1, 2))
+    done = mend(Parent(3, stored(before)), held(now), every, every, np.arange(6), pairs)
+    assert (done.rows.tolist(), done.starts.tolist(), done.kept) == ([0, 1, 2, 3, 4, 5], [0, 2, 4, 6], 3)
+    for row in (0, 2, 5):
+        changes = held(changed(now, name, row, value))
+        assert mend(Parent(3, stored(before)), changes, every, every, np.arange(6), pairs).kept == 2
+
+
+def test_a_copy_is_not_taken_for_another_nor_a_sample_for_one_of_the_same_draw():
+    keys = ["aa" * 8 + f"{rest:016x}" for rest in (5, 5, 7, 7, 9)]
+    before = changed(changed(samples(range(5), [0, 0, 1, 1, 2]), "copy", 1, 1), "copy", 3, 1)
+    before = before.set_column(0, "key", pa.array(keys))
+    now = before.drop_columns("context").take(pa.array([4, 3, 1, 0]))  # without the first copy of the second
+    every = np.ones(4, bool)
+    done = mend(Parent(3, stored(before)), held(now), every, every, np.arange(4), lambda rows: (rows, np.array([0, 1])))
+    assert (done.rows.tolist(), done.starts.tolist(), done.kept) == ([3, 2, 1, 0], [0, 2, 3, 4], 2)
 
 
 def test_one_percent_touches_no_more_than_it_must():
