@@ -1,5 +1,7 @@
 """Ranges and cache by themselves: what is asked together, how much is held, what several processes share."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import threading
@@ -227,6 +229,38 @@ def test_a_block_that_the_disk_spoilt_is_fetched_again(tmp_path):
     assert bytes(ranges.read(Span(one, 1000, 1000))) != data[1000:2000]
     assert bytes(ranges.again(Span(one, 1000, 1000))) == data[1000:2000]
     assert bytes(ranges.read(Span(one, 1000, 1000))) == data[1000:2000]
+
+
+@pytest.mark.parametrize("refused", ["", "open", "pwrite"])
+def test_blocks_are_what_the_object_holds_whether_or_not_the_disk_is_written_directly(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(caches, "BLOCK", BLOCK)
+    data, real = content(BLOCK + 1_234_567), {"open": os.open, "pwrite": os.pwrite}
+
+    def refusing(*given):
+        how = given[1] if refused == "open" else fcntl.fcntl(given[0], fcntl.F_GETFL)
+        if how & caches._DIRECT:
+            raise OSError(errno.EINVAL, "not on this file system")
+        return real[refused](*given)
+
+    if refused:
+        monkeypatch.setattr(os, refused, refusing)
+    cache, one = Cache(str(tmp_path), 2 * BLOCK), stored("a", data)
+    far = Far({"a": data})
+    ranges = Ranges(far, cache)
+    assert bytes(ranges.read(Span(one, 0, len(data)))) == data
+    assert sorted(path.read_bytes() for path in blocks(cache)) == sorted([data[:BLOCK], data[BLOCK:]])
+    assert bytes(ranges.read(Span(one, BLOCK - 7, 1_000_000))) == data[BLOCK - 7 :][:1_000_000]
+    assert len(far.asked) == 2
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path, monkeypatch):
+    data = content(3000)
+    far, cache = Far({"a": data}), Cache(str(tmp_path), 10_000)
+    monkeypatch.setattr(os, "pwrite", lambda file, part, offset: len(part) // 2)
+    for _ in range(2):
+        assert bytes(Ranges(far, cache).read(Span(stored("a", data), 500, 2000))) == data[500:2500]
+    assert len(far.asked) == 6  # nothing was kept
+    assert blocks(cache) == list((tmp_path / "making").iterdir()) == []
 
 
 def test_a_reader_keeps_what_is_evicted_under_it(tmp_path):
