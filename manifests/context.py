@@ -178,7 +178,9 @@ class InShards:
         self, slot: int, place: Place, lying: tuple[Span, Data], speech: tuple[Span, Data] | None, again: Again
     ) -> Streamed:
         """A sample out of its range of a shard, and of what is heard of it out of that of a sidecar."""
-        key, heard, words = place.key.decode(), dict[int, bytes](), dict[int, str]()
+        key = place.key.decode()
+        heard: dict[int, bytes] = {}
+        words: dict[int, str] = {}
         media = _members(key, f"sample {key}", place.checksum, *lying, again)
         try:
             told = orjson.loads(media.pop("json"))
@@ -290,7 +292,7 @@ def _members(key: str, what: str, expected: int, span: Span, data: Data, again: 
         if checksum(data) != expected:
             raise _Bad(span, f"{what}, {span.length} bytes from byte {span.offset}, is not what was written")
     try:
-        return dict(members(data, key, span.stored.path))
+        return members(data, key, span.stored.path)
     except Corrupt as error:
         raise _Bad(span, str(error)) from None
 

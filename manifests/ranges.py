@@ -31,6 +31,7 @@ ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
 THREADS = 16
 TWICE = 2  # how often an answer is in memory while it comes: in pieces, and as the whole that they become
+_ADVISE = getattr(os, "POSIX_FADV_WILLNEED", 0)  # not on every system
 OPEN = 128  # files of a folder: a window of a stage spans a shard or two of every corpus
 
 
@@ -80,7 +81,8 @@ class Ranges:
         for item, spans in wanted:
             size = 0
             for stored, offset, length in spans:
-                _advise(self._file(stored.path), offset, length)
+                if _ADVISE:
+                    os.posix_fadvise(self._file(stored.path), offset, length, _ADVISE)
                 size += length
             coming.append((item, spans, size))
             told += size
@@ -221,11 +223,3 @@ def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_
             gathered, waiting = [], 0
     if gathered:
         yield _Haul(gathered)
-
-
-def _told(file: int, offset: int, length: int) -> None:
-    """Tells the system that a range will be wanted."""
-    os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
-
-
-_advise = _told if hasattr(os, "posix_fadvise") else lambda file, offset, length: None
