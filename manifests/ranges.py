@@ -25,6 +25,7 @@ Answer = Callable[[], list[Data]]
 
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
 HAUL = 4 << 20  # bytes: one request's worth, where what is wanted next lies next
+FIRST = 256 << 10  # bytes of the first haul; each is twice the one before, until they are as large as is best
 SCATTERED = 8 << 20  # bytes: a haul of what lies about, so that some of it turns out to be neighbours
 GAP = 128 << 10  # bytes: rather read than a request of its own
 ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
@@ -213,13 +214,14 @@ class _Haul(Generic[T]):
 
 
 def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_Haul[T]]":
+    """What is wanted, gathered; the first hauls are small, so that the first thing wanted does not wait for many."""
     gathered: list[tuple[T, Sequence[Span]]] = []
-    waiting = 0
+    waiting, enough = 0, min(FIRST, size)
     for item, spans in wanted:
         gathered.append((item, spans))
         waiting += sum(span.length for span in spans)
-        if waiting >= size:
+        if waiting >= enough:
             yield _Haul(gathered)
-            gathered, waiting = [], 0
+            gathered, waiting, enough = [], 0, min(2 * enough, size)
     if gathered:
         yield _Haul(gathered)

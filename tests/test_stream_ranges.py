@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tarsia.builders.storage import open_store
 from tarsia.manifests import cache as caches
 from tarsia.manifests.cache import BLOCK, Cache
-from tarsia.manifests.ranges import GAP, LARGEST, TWICE, Ranges, Span, join, threads_for
+from tarsia.manifests.ranges import FIRST, GAP, LARGEST, TWICE, Ranges, Span, _hauls, join, threads_for
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.identity import digest
 from tarsia.schemas.shard import Stored
@@ -92,6 +92,13 @@ def test_what_is_wanted_comes_in_order_and_no_more_is_held_than_allowed(prefetch
         assert held <= max(prefetch // TWICE, largest)
         delivered += sum(map(len, parts))
     assert number == 199
+
+
+def test_the_first_hauls_are_small_so_that_the_first_thing_wanted_does_not_wait_for_many():
+    one, size = stored("a", b""), FIRST // 4
+    wanted = [(number, [Span(one, number * 3 * GAP, size)]) for number in range(4 + 8 + 16 + 32 + 32 + 5)]
+    assert [haul.bytes // size for haul in _hauls(iter(wanted), 8 * FIRST)] == [4, 8, 16, 32, 32, 5]
+    assert [haul.bytes // size for haul in _hauls(iter(wanted[:9]), 2 * size)] == [2, 2, 2, 2, 1]
 
 
 def test_no_more_answers_come_at_once_than_there_is_room_for():
