@@ -28,7 +28,7 @@ train: $(READY) ## a tiny model through all stages of the demo's lake
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-soak: $(READY) ## the long tests: a Ray that takes jobs
+soak: $(READY) ## the long tests: a Ray that takes jobs, a stream that is resumed thousands of times
 	$(BIN)/python -m pytest -m soak
 
 check: $(READY) ## ruff, strict types, documentation

@@ -211,8 +211,8 @@ def _inspect(lake: str, share: Fraction) -> list[str]:
         began = time.monotonic()
         places += len(lineage.of_key(key).places)
         taken.append((time.monotonic() - began) * 1000)
-    back = list[float]()
-    for number in range(0, 5000, 500):
+    back, contexts = list[float](), load_manifest(lake, f"{RECIPE}/1.3").contexts
+    for number in range(0, min(5000, contexts), 500):
         began = time.monotonic()
         lineage.of_context(f"{RECIPE}/1.3", number)
         back.append((time.monotonic() - began) * 1000)

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from itertools import product
 from pathlib import Path
@@ -223,10 +223,10 @@ BODY = {"text": ENGLISH[0], "text_lang": "en", "ref_audio_path": "/r/a.wav", "pr
 
 
 def by_http_client(url: str, times: int) -> None:
-    connection = HTTPConnection(url.removeprefix("http://"))
-    for _ in range(times):
-        connection.request("POST", "/tts", json.dumps(BODY), {"content-type": "application/json"})
-        assert len(connection.getresponse().read()) > 10_000
+    with closing(HTTPConnection(url.removeprefix("http://"))) as connection:
+        for _ in range(times):
+            connection.request("POST", "/tts", json.dumps(BODY), {"content-type": "application/json"})
+            assert len(connection.getresponse().read()) > 10_000
 
 
 def by_httpx(url: str, times: int) -> None:
@@ -249,7 +249,11 @@ def loops(urls: list[str], each: int, loop: Callable[[str, int], None]) -> float
 
 
 def requests(urls: list[str]) -> int:
-    return sum(json.loads(urlopen(f"{url}/counts").read())["asked"] for url in urls)
+    asked = 0
+    for url in urls:
+        with urlopen(f"{url}/counts") as answer:
+            asked += json.load(answer)["asked"]
+    return asked
 
 
 def espeak(questions: int) -> None:

@@ -3,6 +3,7 @@
     python benchmarks/stream.py                                 # 5,000 samples in a temporary folder
     python benchmarks/stream.py --folder /tmp/bench             # kept: a second run finds it made
     python benchmarks/stream.py --peers .peers/bin/python       # the default, where it stands: see stream.md
+    python benchmarks/stream.py --rows packed "shards, empty cache"      # from S3 alone, these
 
 Local figures are CPU time of one process on one core. A process reads everything once, sets aside what importing left
 in memory (`gc.freeze`: else a full collection falls into one run and not into the next) and is timed on two passes
@@ -61,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--peers", type=Path, default=ROOT / ".peers/bin/python", help="a Python that has the peers")
+    parser.add_argument("--rows", nargs="+", default=[], help="from S3 alone, and of it these rows")
     parser.add_argument("--only", help="one figure, as JSON")
     given = parser.parse_args()
     if given.only:
@@ -71,7 +73,8 @@ def main() -> None:
         if not (folder / "lake/stages/bench/million").exists():
             fill(folder)
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n", flush=True)
-        bars = local(folder, given.peers if given.peers.exists() else None) + remote(folder)
+        bars = [] if given.rows else local(folder, given.peers if given.peers.exists() else None)
+        bars += remote(folder, given.rows)
         print(f"\nload average {os.getloadavg()[0]:.1f}\n\n| | bar | measured | met |\n| --- | --- | --- | --- |")
         print("\n".join(bar.line() for bar in bars))
 
@@ -240,7 +243,8 @@ def ids(lake: str) -> Figures:
     from tarsia.manifests.written import kept, page_of
 
     stream = Stream(lake, "bench/1")
-    settings, contexts = stream.manifest.context, [stream.context(number) for number in range(300)]
+    settings = stream.manifest.context
+    contexts = [stream.context(number) for number in range(min(300, stream.manifest.contexts))]
     for context in contexts:
         assert all(one.sample for one in context.samples)  # records made
     count = sum(len(context.samples) for context in contexts)
@@ -262,10 +266,11 @@ def ids(lake: str) -> Figures:
 
 def memory(lake: str) -> Figures:
     """MiB of one process over 10 epochs, above what it has once the stream is open."""
-    from tarsia.manifests.stream import Stream
+    from tarsia.manifests.stream import Cache, Stream
 
-    prefetch = int(os.environ.get("BENCH_PREFETCH", "0")) or 64 * MIB
-    stream = Stream(os.environ.get("BENCH_BUCKET", lake), "bench/1", epochs=10, batch=32, prefetch=prefetch)
+    prefetch, folder = int(os.environ.get("BENCH_PREFETCH", "0")) or 64 * MIB, os.environ.get("BENCH_CACHE")
+    way: dict[str, Any] = {"packed": False, "cache": Cache(folder, 1 << 30)} if folder else {}
+    stream = Stream(os.environ.get("BENCH_BUCKET", lake), "bench/1", epochs=10, batch=32, prefetch=prefetch, **way)
     stream.context(0)
     opened, sizes, largest = resident(), [], 0
     for batch in stream:
@@ -318,38 +323,30 @@ def peak() -> float:
 # --- from S3 --------------------------------------------------------------------------------------------------------
 
 
-def remote(folder: Path) -> list[Bar]:
-    """Samples a second from a bucket."""
+def remote(folder: Path, wanted: list[str]) -> list[Bar]:
+    """Samples a second from a bucket; of all rows, or of those that are wanted."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # where a disk's cost of a new file is not measured
     with (
         bucket(folder) as url,
-        tempfile.TemporaryDirectory() as caches,
+        tempfile.TemporaryDirectory() as disk,
         tempfile.TemporaryDirectory(dir=memory) as fast,
     ):
-        rates: dict[str, list[float]] = {}
-
-        def rate(name: str, read: Callable[[], int]) -> None:
-            began = time.perf_counter()
-            rates.setdefault(name, []).append(read() / (time.perf_counter() - began))
-
-        for turn in range(TURNS):
-            rate("obstore alone, packed ranges", lambda: alone(url, packed=True))
-            rate("packed", lambda: streamed(url))
-            rate("obstore alone, shard ranges", lambda: alone(url, packed=False))
-            rate("shards", lambda: streamed(url, packed=False))
-            rate("shards, empty cache", lambda folder=f"{caches}/{turn}": cached(url, folder))
-            rate("shards, full cache", lambda folder=f"{caches}/{turn}": cached(url, folder))
-            rate("shards, empty cache in memory", lambda folder=f"{fast}/{turn}": cached(url, folder))
-            shutil.rmtree(f"{fast}/{turn}")
-            with behind(0.0):
-                rate("packed, through the proxy", lambda: streamed(url))
-            with behind(0.02):
-                rate("packed, through the proxy, 20 ms", lambda: streamed(url))
-                rate("shards, through the proxy, 20 ms", lambda: streamed(url, packed=False))
-        print("\n| from S3 | samples a second, best | all |\n| --- | --- | --- |")
+        rows = {name: row for name, row in reads(url, disk, fast).items() if name in wanted or not wanted}
+        rates: dict[str, list[float]] = {name: [] for name in rows}
+        costs: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(TURNS):
+            for name, read in rows.items():
+                began, used = time.perf_counter(), time.process_time()
+                read()
+                rates[name].append(SAMPLES / (time.perf_counter() - began))
+                costs[name].append((time.process_time() - used) / SAMPLES * 1e6)
+            for caches in (disk, fast):
+                shutil.rmtree(f"{caches}/cache", ignore_errors=True)
+        print("\n| from S3 | samples a second, best | all | the reader's CPU-µs a sample, median |")
+        print("| --- | --- | --- | --- |")
         for name, values in rates.items():
-            print(f"| {name} | {max(values):,.0f} | {', '.join(f'{value:,.0f}' for value in values)} |")
-        os.environ["BENCH_BUCKET"] = url
+            every = ", ".join(f"{value:,.0f}" for value in values)
+            print(f"| {name} | {max(values):,.0f} | {every} | {median(costs[name]):.0f} |")
         bars = [
             Bar(f"S3, {what}", _ratio(rates[one], rates[other]), least, least=True)
             for what, one, other, least in (
@@ -359,14 +356,43 @@ def remote(folder: Path) -> list[Bar]:
                 ("shards through an empty cache on disk, of packed", "shards, empty cache", "packed", 0.7),
                 ("the same, the cache in memory", "shards, empty cache in memory", "packed", 0.7),
             )
+            if one in rows and other in rows
         ]
-        for prefetch in (16, 64):
-            os.environ["BENCH_PREFETCH"] = str(prefetch * MIB)
-            found = json.loads(run(_own(folder, "memory")))
-            print(f"\nmemory, S3, prefetch {prefetch} MiB: " + ", ".join(f"{key} {found[key]:.4g}" for key in found))
-            above = found["above two batches"] - prefetch
-            bars.append(Bar(f"S3, prefetch {prefetch} MiB: MiB above it and two batches", above, 40))
-            bars.append(Bar(f"S3, prefetch {prefetch} MiB: growth from epoch 2 to 10, MiB", found["growth"], 16))
+        return bars + [bar for name in rows for bar in held(name, folder, url, disk)]
+
+
+def reads(url: str, disk: str, fast: str) -> dict[str, Callable[[], object]]:
+    """Every way to read the stage from a bucket once; those through a proxy open the bucket anew."""
+
+    def through(latency: float, *, packed: bool) -> None:
+        with behind(latency):
+            streamed(url, packed=packed)
+
+    return {
+        "obstore alone, packed ranges": lambda: alone(url, packed=True),
+        "packed": lambda: streamed(url),
+        "obstore alone, shard ranges": lambda: alone(url, packed=False),
+        "shards": lambda: streamed(url, packed=False),
+        "shards, empty cache": lambda: cached(url, f"{disk}/cache"),
+        "shards, full cache": lambda: cached(url, f"{disk}/cache"),
+        "shards, empty cache in memory": lambda: cached(url, f"{fast}/cache"),
+        "packed, through the proxy": lambda: through(0.0, packed=True),
+        "packed, through the proxy, 20 ms": lambda: through(0.02, packed=True),
+        "shards, through the proxy, 20 ms": lambda: through(0.02, packed=False),
+    }
+
+
+def held(name: str, folder: Path, url: str, disk: str) -> list[Bar]:
+    """What reading in one of these ways holds in memory; of the packed tars, and of shards through an empty cache."""
+    bars: list[Bar] = []
+    for prefetch in (16, 64) if name in ("packed", "shards, empty cache") else ():
+        cache = f"{disk}/memory-{prefetch}" if name != "packed" else ""
+        os.environ |= {"BENCH_BUCKET": url, "BENCH_PREFETCH": str(prefetch * MIB), "BENCH_CACHE": cache}
+        found = json.loads(run(_own(folder, "memory")))
+        what = f"S3, {name}, prefetch {prefetch} MiB"
+        print(f"\nmemory, {what}: " + ", ".join(f"{key} {found[key]:.4g}" for key in found))
+        bars.append(Bar(f"{what}: MiB above it and two batches", found["above two batches"] - prefetch, 40))
+        bars.append(Bar(f"{what}: growth from epoch 2 to 10, MiB", found["growth"], 16))
     return bars
 
 

@@ -100,18 +100,19 @@ class TarWriter:
         self._gathered, self._passed_on = [], self.bytes
 
 
-def members(data: bytes | memoryview, key: str, where: str = "") -> list[tuple[str, bytes]]:
-    """The members of one sample's byte range: their names without the key, and their content."""
-    found, prefix, at = [], f"{key}.", 0
+def members(data: bytes | memoryview, key: str, where: str = "") -> dict[str, bytes]:
+    """The members of one sample's byte range: their content, by their names without the key."""
+    found: dict[str, bytes] = {}
+    prefix, at = f"{key}.", 0
     skip, last = len(prefix), len(data) - BLOCK
     while at <= last:
         raw, size = _NAME_AND_SIZE(data, at)
-        name = raw.rstrip(b"\0").decode()
+        name = raw.partition(b"\0")[0].decode()
         if not name.startswith(prefix):
             raise Corrupt(f"{where}: expected sample {key}, found '{name}'")
-        at += BLOCK
-        end = at + int(size, 8)
-        found.append((name[skip:], bytes(data[at:end])))
+        begin = at + BLOCK
+        end = begin + int(size, 8)
+        found[name[skip:]] = bytes(data[begin:end])
         at = end + -end % BLOCK
     return found
 

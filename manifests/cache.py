@@ -10,11 +10,16 @@ process left is overwritten by the next holder of the lock. Bytes are counted be
 limit holds at every moment; the block longest unread goes first. A reader's open file outlives its eviction. Locks are
 the kernel's (flock): they end with their process, and no shared memory has a name that could stay behind.
 
+A block is written past the page cache where the file system can (O_DIRECT): the memory of a node is the trainer's, and
+a fresh page for every page of a lake costs more than the disk. What is read of a block comes through the page cache, so
+that memory which nobody wants keeps it for the next epoch.
+
 A block that a power cut spoilt is found by the checksum of the sample read from it, forgotten and fetched again.
 """
 
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +34,9 @@ from tarsia.schemas.shard import Stored
 BLOCK = 4 << 20  # bytes
 LOCKS = 64  # blocks of which as many are made at once
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
+_PAGE = 4096  # bytes: what is written past the page cache begins and ends, in memory and on disk, at a multiple
+_WRITTEN = 1 << 20  # bytes that are copied and written at once
 
 Fetch = Callable[[int, int], memoryview]  # offset and length of the object
 
@@ -96,8 +104,7 @@ class Cache:
 
     def _keep(self, path: Path, data: memoryview, making: Path) -> None:
         try:
-            with making.open("wb") as file:
-                file.write(data)
+            _write(making, data)
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
             making.unlink(missing_ok=True)
@@ -151,6 +158,31 @@ def assembled(ranges: int, asked: Sequence[Asked], answers: Iterable[Sequence[by
         for which, piece in zip(one.askers, pieces, strict=True):
             found[which].append(piece)
     return [pieces[0] if len(pieces) == 1 else b"".join(pieces) for pieces in found]
+
+
+def _write(path: Path, data: memoryview) -> None:
+    """A file of these bytes, past the page cache where the file system can."""
+    try:
+        _write_through(path, data, _DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _write_through(path, data, 0)
+
+
+def _write_through(path: Path, data: memoryview, how: int) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | how, 0o666)
+    try:
+        room = memoryview(mmap.mmap(-1, _WRITTEN))  # begins with a page, as no other memory is sure to
+        for offset in range(0, len(data), _WRITTEN):
+            part = data[offset : offset + _WRITTEN]
+            room[: len(part)] = part
+            pages = len(part) + -len(part) % _PAGE
+            if os.pwrite(file, room[:pages], offset) < pages:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(file, len(data))  # the last page was written whole
+    finally:
+        os.close(file)
 
 
 def _read(path: Path, size: int, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:

@@ -26,7 +26,7 @@ from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum
 from tarsia.schemas.manifest import PACKS, WRITING, Manifest, Packs, Writing, stage_path
 from tarsia.schemas.recipe import Context as Settings
-from tarsia.schemas.sample import Kind, Sample
+from tarsia.schemas.sample import AUDIO, Kind, Sample
 from tarsia.schemas.shard import Stored
 
 Again = Callable[[Span], Data]
@@ -78,6 +78,15 @@ class Streamed(NamedTuple):
     def asked(self) -> frozenset[int]:
         """The questions that are heard instead of read. Of text-to-speech the answer is what is heard."""
         return frozenset(() if self.sample.kind is Kind.TTS else self.heard)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """How each question is met, as the state of its answer says it: `spoken`, `noise` or `written`."""
+        questions = [turn.text for turn in self.sample.conversations if turn.speaker == "human"]
+        if self.sample.kind is Kind.NOISE:
+            return ("noise",) * len(questions)
+        heard = (number in self.asked or AUDIO in text for number, text in enumerate(questions))
+        return tuple("spoken" if one else "written" for one in heard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +187,9 @@ class InShards:
         self, slot: int, place: Place, lying: tuple[Span, Data], speech: tuple[Span, Data] | None, again: Again
     ) -> Streamed:
         """A sample out of its range of a shard, and of what is heard of it out of that of a sidecar."""
-        key, heard, words = place.key.decode(), dict[int, bytes](), dict[int, str]()
+        key = place.key.decode()
+        heard: dict[int, bytes] = {}
+        words: dict[int, str] = {}
         media = _members(key, f"sample {key}", place.checksum, *lying, again)
         try:
             told = orjson.loads(media.pop("json"))
@@ -290,7 +301,7 @@ def _members(key: str, what: str, expected: int, span: Span, data: Data, again: 
         if checksum(data) != expected:
             raise _Bad(span, f"{what}, {span.length} bytes from byte {span.offset}, is not what was written")
     try:
-        return dict(members(data, key, span.stored.path))
+        return members(data, key, span.stored.path)
     except Corrupt as error:
         raise _Bad(span, str(error)) from None
 

@@ -91,40 +91,44 @@ class Rows:
         self, store: Store, stored: Stored, columns: tuple[str, ...], convert: Convert, *, keep: int = 2
     ) -> None:
         self._store, self._stored, self._columns, self._convert, self._keep = store, stored, columns, convert, keep
-        self._ends: list[int] | None = None
+        self._division: pq.FileMetaData | None = None
+        self._ends: list[int] = []
         self._groups: OrderedDict[int, Records] = OrderedDict()
 
     def rows(self, first: int, count: int) -> list[tuple[Any, ...]]:
         """So many rows from one on."""
-        if self._ends is None:
-            self._open(None)
-        assert self._ends is not None
+        if self._division is None:
+            self._open(first)
         if first < 0 or first + count > (self._ends[-1] if self._ends else 0):
             raise Corrupt(f"{self._store.url}/{self._stored.path} has no row {first + count - 1}")
         found: list[tuple[Any, ...]] = []
         while count > 0:
             group = bisect_right(self._ends, first)
             if group not in self._groups:
-                self._open(group)
+                self._open(first)
             begin = first - (self._ends[group - 1] if group else 0)
             part = self._groups[group][begin : begin + count].tolist()
             found += part
             first, count = first + len(part), count - len(part)
         return found
 
-    def _open(self, group: int | None) -> None:
-        """Learns how the table is divided, and reads one of its row groups.
+    def _open(self, row: int) -> None:
+        """Reads the row group that holds a row, if there is one; the first time also how the table is divided.
 
         In this thread: Arrow's own, where they have just begun, abort a process that ends in the same moment.
         """
         try:
             with (
                 self._opened() as file,
-                pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as table,
+                pq.ParquetFile(
+                    file, metadata=self._division, pre_buffer=False, page_checksum_verification=True
+                ) as table,
             ):
-                sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
-                self._ends = list(accumulate(sizes))
-                if group is not None:
+                if self._division is None:
+                    sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+                    self._division, self._ends = table.metadata, list(accumulate(sizes))
+                group = bisect_right(self._ends, row)
+                if group < len(self._ends):
                     read = table.read_row_group(group, columns=list(self._columns), use_threads=False).combine_chunks()
                     columns = zip(read.column_names, read.columns, strict=True)
                     self._groups[group] = self._convert({name: column.chunk(0) for name, column in columns})

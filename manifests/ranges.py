@@ -25,12 +25,14 @@ Answer = Callable[[], list[Data]]
 
 PREFETCH = 64 << 20  # bytes: 20 ms of latency at 3 GB/s
 HAUL = 4 << 20  # bytes: one request's worth, where what is wanted next lies next
+FIRST = 256 << 10  # bytes of the first haul; each is twice the one before, until they are as large as is best
 SCATTERED = 8 << 20  # bytes: a haul of what lies about, so that some of it turns out to be neighbours
 GAP = 128 << 10  # bytes: rather read than a request of its own
 ADVISED = 8 << 20  # bytes of a folder that the system is told of ahead
 LARGEST = 8 << 20  # bytes of one request that joins several ranges
 THREADS = 16
 TWICE = 2  # how often an answer is in memory while it comes: in pieces, and as the whole that they become
+_ADVISE = getattr(os, "POSIX_FADV_WILLNEED", 0)  # not on every system
 OPEN = 128  # files of a folder: a window of a stage spans a shard or two of every corpus
 
 
@@ -80,7 +82,8 @@ class Ranges:
         for item, spans in wanted:
             size = 0
             for stored, offset, length in spans:
-                _advise(self._file(stored.path), offset, length)
+                if _ADVISE:
+                    os.posix_fadvise(self._file(stored.path), offset, length, _ADVISE)
                 size += length
             coming.append((item, spans, size))
             told += size
@@ -211,21 +214,14 @@ class _Haul(Generic[T]):
 
 
 def _hauls(wanted: Iterable[tuple[T, Sequence[Span]]], size: int) -> "Iterator[_Haul[T]]":
+    """What is wanted, gathered; the first hauls are small, so that the first thing wanted does not wait for many."""
     gathered: list[tuple[T, Sequence[Span]]] = []
-    waiting = 0
+    waiting, enough = 0, min(FIRST, size)
     for item, spans in wanted:
         gathered.append((item, spans))
         waiting += sum(span.length for span in spans)
-        if waiting >= size:
+        if waiting >= enough:
             yield _Haul(gathered)
-            gathered, waiting = [], 0
+            gathered, waiting, enough = [], 0, min(2 * enough, size)
     if gathered:
         yield _Haul(gathered)
-
-
-def _told(file: int, offset: int, length: int) -> None:
-    """Tells the system that a range will be wanted."""
-    os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
-
-
-_advise = _told if hasattr(os, "posix_fadvise") else lambda file, offset, length: None

@@ -100,7 +100,7 @@ def _reread_shard(store: Store, shard: Shard, tallies: Sequence["_Tally"], book:
         with book.reading(place):
             span = data[row["offset"] : row["offset"] + row["length"]]
             book.equal(place, "XXH3", row["checksum"], checksum(span))
-            media = dict(members(span, row["key"], path))
+            media = members(span, row["key"], path)
             sample = Sample.model_validate_json(media.pop("json"))
             _check_facts(place, sample, row, said.get(row["key"]), media, book)
             for tally in tallies:
@@ -213,7 +213,7 @@ def clip_lengths(store: Store, manifest: Manifest, row: Mapping[str, Any], book:
     path = manifest.shards[row["speech_shard"]].path
     span = store.read_range(path, row["speech_offset"], row["speech_length"])
     book.equal(where, "XXH3 of its speech", row["speech_checksum"], checksum(span))
-    clips = dict(members(span, row["key"], path))
+    clips = members(span, row["key"], path)
     lengths = {turn: sound_length(clips[f"q{turn}.flac"]) for turn in row["spoken"]}
     return {turn: resampled_length(samples, rate, 16_000) for turn, (samples, rate) in lengths.items()}
 

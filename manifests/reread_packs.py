@@ -116,7 +116,7 @@ def _reread_shard(store: Store, packed: Packed, claim: Claim, writing: Writing |
             begin, after = np.searchsorted(contexts, [number, number + 1])
             rows = claim.samples.slice(begin, after - begin).to_pylist()
             met = [_met(store, claim.manifest, row) for row in rows]
-            found = dict(members(span, f"{number:08d}", path))
+            found = members(span, f"{number:08d}", path)
             npy, spans = (found.pop(name, None) for name in ("ids.npy", "spans.json"))
             told = orjson.loads(found.pop("json"))
             _check_samples(where, told["samples"], rows, met, found, book)
@@ -144,7 +144,7 @@ def _met(store: Store, manifest: Manifest, row: Mapping[str, Any]) -> Met:
     def read(kind: str) -> dict[str, bytes]:
         stored = manifest.shards[row[f"{kind}shard"]]
         span = store.read_range(stored.path, row[f"{kind}offset"], row[f"{kind}length"])
-        return dict(members(span, row["key"], stored.path))
+        return members(span, row["key"], stored.path)
 
     media = read("")
     sample = Sample.model_validate_json(media.pop("json"))

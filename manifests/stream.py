@@ -11,7 +11,7 @@ sidecars; local or from a bucket, with a cache on disk or without: the contexts 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from typing import Any, NamedTuple
 
 import orjson
@@ -128,18 +128,17 @@ class Stream:
 
     def slices(self, worker: int = 0, workers: int = 1) -> Iterator[Batch]:
         """The rank's slice of every global batch; of several loader workers each takes every `workers`-th."""
-        first = self._first
-        contexts = self._read(
-            self._order.context(step.epoch, position)
-            for step in islice(self._steps(first), worker, None, workers)
-            for position in share(step, self.rank, self.world)
-        )
-        for step in islice(self._steps(first), worker, None, workers):
-            mine = tuple(islice(contexts, len(share(step, self.rank, self.world))))
+        mine = islice(self._steps(self._first), worker, None, workers)
+        due, ahead = tee((step, share(step, self.rank, self.world)) for step in mine)
+        order = self._order
+        numbers = (order.context(step.epoch, position) for step, part in ahead for position in part)
+        contexts = self._read(numbers)
+        for step, part in due:
+            read = tuple(islice(contexts, len(part)))
             after = self._after(step)
             if workers == 1:
                 self._next = after
-            yield Batch(mine, self._state(*after), step)
+            yield Batch(read, self._state(*after), step)
 
     def context(self, number: int) -> Context:
         """One context by its number in the manifest."""

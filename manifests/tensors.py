@@ -19,7 +19,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tarsia.builders import tokens
 from tarsia.builders.chat import Control, Medium, Piece, as_met, ids_of, pieces, prompt_of, state_after, system
 from tarsia.builders.fbank import Features
 from tarsia.builders.pixels import Squares
@@ -35,7 +34,6 @@ from tarsia.schemas.sample import Kind
 IGNORED = -100  # of labels and states: nothing is learnt here
 PAD = "<|endoftext|>"  # fills batches up, and stands where media stand
 QUERY, NOISE = 0, 1  # classes of the state head: speech to be answered, speech that is not meant for the model
-STATES = {tokens.SPOKEN: "spoken", tokens.NOISE: "noise", tokens.WRITTEN: "written"}
 
 Ints = NDArray[np.int64]
 
@@ -127,7 +125,7 @@ class _Writer:
     def sample(self, part: Streamed) -> Part:
         """Writes one conversation, its heard questions as speech."""
         sample, settings, state = part.sample, self._settings, ""
-        noise, own = sample.kind is Kind.NOISE, media_of(part, settings)
+        noise, own, met = sample.kind is Kind.NOISE, media_of(part, settings), part.states
         begin, questions = len(self.ids), list[Asked]()
         self._learnt, self._media, self._guides = [], [], []
         self._guide = settings.guide
@@ -141,9 +139,8 @@ class _Writer:
             clip = clip_of(part, question, settings) if question in part.asked else None
             self.write(_placed(pieces(turn, spoken=clip is not None, state=""), own, clip))
             state = state_after(turn, spoken=clip is not None, noise=noise, states=settings.states)
-            met = STATES[state_after(turn, spoken=clip is not None, noise=noise, states="tokens")]
             media = self._media[asked:]
-            questions.append(Asked(question, _modality(media), met, self._class_at(media)))
+            questions.append(Asked(question, _modality(media), met[question], self._class_at(media)))
         return Part(begin, len(self.ids), self._learnt, questions, self._media, self._guides)
 
     def write(self, rendered: Sequence[Piece | Seen], *, given: int = sys.maxsize) -> None:

@@ -88,7 +88,7 @@ class EraseSpeech:
 def _copied(row: dict[str, Any], old: Any, tar: TarWriter, path: str) -> dict[str, Any]:
     """Writes a sample of one tar into another; where it lies there."""
     old.seek(row["offset"])
-    where = tar.add(row["key"], list(members(old.read(row["length"]), row["key"], path)))
+    where = tar.add(row["key"], list(members(old.read(row["length"]), row["key"], path).items()))
     return {**where._asdict(), "members": [member._asdict() for member in where.members]}
 
 

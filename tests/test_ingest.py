@@ -197,7 +197,7 @@ def test_the_index_says_where_each_sample_lies(world):
     for shard in state.shards:
         for row in get_table(lake.store, shard.index).to_pylist():
             data = lake.store.read_range(shard.tar.path, row["offset"], row["length"])
-            found[row["id"]] = dict(members(data, row["key"]))
+            found[row["id"]] = members(data, row["key"])
     assert set(found) == {f"p{number}" for number in range(40)}
     assert all(found[f"p{number}"]["0.jpg"] == jpeg(number) for number in range(40))
     sample = json.loads(found["p7"]["json"])

@@ -228,7 +228,7 @@ def samples(mess):
     for shard in state.shards:
         for row in get_table(lake.store, shard.index).to_pylist():
             data = lake.store.read_range(shard.tar.path, row["offset"], row["length"])
-            parts = dict(members(data, row["key"]))
+            parts = members(data, row["key"])
             yield json.loads(parts["json"]), parts
 
 

@@ -191,7 +191,7 @@ def test_a_sidecar_holds_flac_under_the_keys_of_the_shards(town):
     state = lake.snapshot().speech[0]
     row = next(row for row in sidecar_rows(lake) if row["clips"])
     data = lake.store.read_range(state.shards[0].tar.path, row["offset"], row["length"])
-    found = dict(members(data, row["key"]))
+    found = members(data, row["key"])
     assert sorted(found) == ["json", "q0.flac"]
     (town / "clip.flac").write_bytes(found["q0.flac"])
     info = soundfile.info(town / "clip.flac")

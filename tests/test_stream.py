@@ -295,6 +295,19 @@ def test_rows_are_read_from_the_row_groups_that_hold_them(lake, tmp_path, monkey
             table.rows(first, count)
 
 
+def test_a_table_is_opened_once_for_each_group_of_rows(lake, tmp_path, monkeypatch):
+    """Each opening of a bucket's object is several requests, one after the other, before a resumed run goes on."""
+    whole = get_table(lake.store, load_manifest(lake.url, "small/all").tables["samples"])
+    pq.write_table(whole, tmp_path / "rows.parquet", row_group_size=10)
+    monkeypatch.setattr(Rows, "SMALL", 0)
+    store, opened = open_store(str(tmp_path)), []
+    monkeypatch.setattr(store, "open", lambda path, real=store.open: opened.append(path) or real(path))
+    table = Rows(store, Stored(path="rows.parquet", bytes=1, digest=""), places._COLUMNS, places.places)
+    for row, times in [(35, 1), (36, 1), (39, 1), (40, 2), (35, 2)]:
+        table.rows(row, 1)
+        assert len(opened) == times
+
+
 def test_ten_epochs_hold_no_more_memory_than_two(lake):
     held, stream = [], read(lake, batch=4, epochs=10)
     tracemalloc.start()

@@ -1,5 +1,7 @@
 """Ranges and cache by themselves: what is asked together, how much is held, what several processes share."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import threading
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from tarsia.builders.storage import open_store
 from tarsia.manifests import cache as caches
 from tarsia.manifests.cache import BLOCK, Cache
-from tarsia.manifests.ranges import GAP, LARGEST, TWICE, Ranges, Span, join, threads_for
+from tarsia.manifests.ranges import FIRST, GAP, LARGEST, TWICE, Ranges, Span, _hauls, join, threads_for
 from tarsia.schemas.errors import NotThere, UserError
 from tarsia.schemas.identity import digest
 from tarsia.schemas.shard import Stored
@@ -90,6 +92,13 @@ def test_what_is_wanted_comes_in_order_and_no_more_is_held_than_allowed(prefetch
         assert held <= max(prefetch // TWICE, largest)
         delivered += sum(map(len, parts))
     assert number == 199
+
+
+def test_the_first_hauls_are_small_so_that_the_first_thing_wanted_does_not_wait_for_many():
+    one, size = stored("a", b""), FIRST // 4
+    wanted = [(number, [Span(one, number * 3 * GAP, size)]) for number in range(4 + 8 + 16 + 32 + 32 + 5)]
+    assert [haul.bytes // size for haul in _hauls(iter(wanted), 8 * FIRST)] == [4, 8, 16, 32, 32, 5]
+    assert [haul.bytes // size for haul in _hauls(iter(wanted[:9]), 2 * size)] == [2, 2, 2, 2, 1]
 
 
 def test_no_more_answers_come_at_once_than_there_is_room_for():
@@ -227,6 +236,38 @@ def test_a_block_that_the_disk_spoilt_is_fetched_again(tmp_path):
     assert bytes(ranges.read(Span(one, 1000, 1000))) != data[1000:2000]
     assert bytes(ranges.again(Span(one, 1000, 1000))) == data[1000:2000]
     assert bytes(ranges.read(Span(one, 1000, 1000))) == data[1000:2000]
+
+
+@pytest.mark.parametrize("refused", ["", "open", "pwrite"])
+def test_blocks_are_what_the_object_holds_whether_or_not_the_disk_is_written_directly(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(caches, "BLOCK", BLOCK)
+    data, real = content(BLOCK + 1_234_567), {"open": os.open, "pwrite": os.pwrite}
+
+    def refusing(*given):
+        how = given[1] if refused == "open" else fcntl.fcntl(given[0], fcntl.F_GETFL)
+        if how & caches._DIRECT:
+            raise OSError(errno.EINVAL, "not on this file system")
+        return real[refused](*given)
+
+    if refused:
+        monkeypatch.setattr(os, refused, refusing)
+    cache, one = Cache(str(tmp_path), 2 * BLOCK), stored("a", data)
+    far = Far({"a": data})
+    ranges = Ranges(far, cache)
+    assert bytes(ranges.read(Span(one, 0, len(data)))) == data
+    assert sorted(path.read_bytes() for path in blocks(cache)) == sorted([data[:BLOCK], data[BLOCK:]])
+    assert bytes(ranges.read(Span(one, BLOCK - 7, 1_000_000))) == data[BLOCK - 7 :][:1_000_000]
+    assert len(far.asked) == 2
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path, monkeypatch):
+    data = content(3000)
+    far, cache = Far({"a": data}), Cache(str(tmp_path), 10_000)
+    monkeypatch.setattr(os, "pwrite", lambda file, part, offset: len(part) // 2)
+    for _ in range(2):
+        assert bytes(Ranges(far, cache).read(Span(stored("a", data), 500, 2000))) == data[500:2500]
+    assert len(far.asked) == 6  # nothing was kept
+    assert blocks(cache) == list((tmp_path / "making").iterdir()) == []
 
 
 def test_a_reader_keeps_what_is_evicted_under_it(tmp_path):

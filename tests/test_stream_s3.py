@@ -91,14 +91,18 @@ def test_packed_tars_are_read_where_they_are_of_this_manifest(local, expected, t
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("way", ["packed", "shards", "cached"])
 @pytest.mark.parametrize("fault", ["reset", "busy", "cut", "stall", "slow"])
-def test_what_a_network_does_for_a_moment_costs_time_and_nothing_else(proxy, bucket, expected, fault, packed):
-    stream = Stream(bucket, "small/all", batch=3, epochs=2, packed=packed)
-    found = [next(batches := iter(stream))]
+def test_what_a_network_does_for_a_moment_costs_time_and_nothing_else(proxy, bucket, expected, tmp_path, fault, way):
+    def stream(turn):
+        cache = Cache(str(tmp_path / turn), 64 << 20) if way == "cached" else None
+        return Stream(bucket, "small/all", batch=3, epochs=2, packed=way == "packed", cache=cache)
+
+    begun = stream("first")
+    found = [next(batches := iter(begun))]
     proxy.faults = [fault] * 3
     assert found + list(batches) == expected
-    again = Stream(bucket, "small/all", batch=3, epochs=2, packed=packed)
+    again = stream("again")
     proxy.faults = [fault, "reset", fault]
     assert list(again) == expected
     assert proxy.faults == []

@@ -245,6 +245,13 @@ def test_states_are_characters_or_classes_of_heard_questions_or_nothing():
     assert len(tokens.ids) == len(labels.ids) + 3
 
 
+def test_a_sample_tells_how_each_of_its_questions_is_met():
+    assert part("<audio>", "Yes.", "And now?", "No.", audios=[(3200, 16_000)]).states == ("spoken", "written")
+    assert part("Who?", "I.", "Where?", "Here.", heard={1: tone_of(3200)}).states == ("written", "spoken")
+    assert part("So he said", "Nothing.", kind=Kind.NOISE, heard={0: tone_of(3200)}).states == ("noise",)
+    assert part("Say it.", "It.", kind=Kind.TTS, heard={0: tone_of(3200)}).states == ("written",)
+
+
 def test_a_prompt_stands_before_the_context_or_each_sample_or_not_at_all():
     seen = part("<image>\nWho?", "A cat.", key="c", images=[(8, 8)])
     written = part("Who?", "A dog.")
