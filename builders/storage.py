@@ -211,9 +211,16 @@ class _Folder:
                 folders[:] = [name for name in folders if name != _SPOOL]
             below = f"{prefix}{folder[len(top) :]}".strip("/")
             for name in names:
-                with suppress(FileNotFoundError):
-                    found.append(_entry(f"{below}/{name}" if below else name, os.stat(f"{folder}/{name}")))  # noqa: PTH116
+                found.append(self._listed(f"{folder}/{name}", f"{below}/{name}" if below else name))
         yield from sorted(entry for entry in found if entry)
+
+    def _listed(self, full: str, path: str) -> Entry | None:
+        """A file of a folder. A link that leads nowhere is one: who listed it and reads it is told."""
+        try:
+            return _entry(path, os.stat(full))  # noqa: PTH116
+        except OSError as error:
+            self._unlisted(error)
+            return Entry(path, 0, "") if os.path.islink(full) else None  # noqa: PTH114
 
     def modified(self) -> dict[str, float]:
         return {entry.path: int(entry.version.partition("-")[2]) / 1e9 for entry in self.list()}

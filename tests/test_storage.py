@@ -364,3 +364,13 @@ def test_a_pipe_is_no_object_and_is_not_waited_for(tmp_path, name):
     assert store.entry(name) is None
     with pytest.raises(NotThere):
         store.read(name)
+
+
+def test_a_link_that_leads_nowhere_or_round_is_listed_and_told_when_it_is_read(tmp_path):
+    (tmp_path / "gone.json").symlink_to("nothing")
+    (tmp_path / "round.json").symlink_to("round.json")
+    store = open_store(str(tmp_path))
+    assert [entry.path for entry in store.list()] == ["gone.json", "round.json"]
+    for name in ("gone.json", "round.json"):
+        with pytest.raises(NotThere, match=name):
+            store.read(name)
