@@ -32,6 +32,7 @@ from uuid import uuid4
 from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 _SPOOL = ".spool"
+_NO_STORES = ("http://", "https://")
 _BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
 _FOLDERS = 4096  # whose links are remembered
 _WRITING = ("write", "create")
@@ -318,6 +319,10 @@ class _Bucket:
     def __init__(self, url: str) -> None:
         from obstore.store import from_url
 
+        if url.startswith(_NO_STORES):
+            raise UserError(
+                f"{url}: a web address can be neither listed nor written; give a folder or s3://bucket/prefix"
+            )
         self.url = url
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
         options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s", "read_timeout": _SILENCE}
@@ -329,7 +334,7 @@ class _Bucket:
         try:
             self._store = cast(Any, from_url)(url, **settings)
         except Exception as error:
-            raise StorageFault(f"cannot use {url}: {_first_line(error)}") from error
+            raise UserError(f"cannot use {url}: {_first_line(error)}; give a folder or s3://bucket/prefix") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.url,)

@@ -17,7 +17,7 @@ import pytest
 
 from tarsia.builders import storage
 from tarsia.builders.storage import match, open_store
-from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault
+from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -316,9 +316,10 @@ def test_an_endpoint_that_does_not_answer_is_a_fault(monkeypatch):
     assert 4 < time.monotonic() - began < 30
 
 
-def test_an_address_of_no_known_kind_is_a_fault():
-    with pytest.raises(StorageFault, match="cannot use ftp://host/lake"):
-        open_store("ftp://host/lake")
+@pytest.mark.parametrize("address", ["ftp://host/lake", "s3://", "http://host/lake", "https://host/lake"])
+def test_an_address_that_is_no_bucket_is_a_mistake_that_says_what_would_be_one(address):
+    with pytest.raises(UserError, match="give a folder or s3://bucket/prefix"):
+        open_store(address)
 
 
 def test_many_objects_are_looked_at_together(store):
