@@ -253,7 +253,7 @@ class _Folder:
         with self._said("write", _SPOOL):
             file = _spooled(Path(self.root, _SPOOL))
         try:
-            with file:
+            with _room(self.url), file:
                 yield file
         finally:
             Path(file.name).unlink(missing_ok=True)
@@ -302,6 +302,20 @@ def _spooled(folder: Path) -> BinaryIO:
         if os.path.exists(file.name):  # noqa: PTH110 - else somebody swept between the two calls
             return file
         file.close()
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def _room(folder: str) -> Iterator[None]:
+    """Says which disk is full where a file is written bit by bit, its end included."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageFault(f"cannot write in {folder}: {error.strerror}") from error
 
 
 @lru_cache(maxsize=16)
@@ -442,7 +456,8 @@ class _Bucket:
 
     @contextmanager
     def spool(self) -> Iterator[BinaryIO]:
-        with tempfile.TemporaryFile(buffering=_BUFFER) as file:  # without a name: gone with its process
+        folder = tempfile.gettempdir()
+        with _room(folder), tempfile.TemporaryFile(buffering=_BUFFER) as file:  # without a name: gone with its process
             yield cast(BinaryIO, file)
 
     def publish(self, spooled: BinaryIO, path: str) -> None:

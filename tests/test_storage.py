@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -375,3 +376,16 @@ def test_a_link_that_leads_nowhere_or_round_is_listed_and_told_when_it_is_read(t
     for name in ("gone.json", "round.json"):
         with pytest.raises(NotThere, match=name):
             store.read(name)
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])  # written when the file is closed, and before
+def test_a_disk_that_is_full_is_a_fault_of_the_store_and_leaves_nothing(store, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(StorageFault, match="cannot write in .*: File too large"), store.spool() as file:
+            file.write(bytes(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
