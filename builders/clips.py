@@ -33,7 +33,7 @@ from tarsia.builders.hearing import Misheard, listener
 from tarsia.builders.recognisers import Transcript
 from tarsia.builders.shards import TarWriter
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import read_parquet, to_parquet
+from tarsia.builders.tables import opened, read_parquet, to_parquet
 from tarsia.builders.voices import Engine, Wave, find, is_served
 from tarsia.schemas.errors import Corrupt, Exists, NotThere, Refused
 from tarsia.schemas.identity import checksum
@@ -393,16 +393,16 @@ def _orders(table: pa.Table) -> bytes:
 
 def get_pool(store: Store, script: Script) -> Pool:
     """The pool that the orders are for."""
-    with store.open(script.path) as file, pq.ParquetFile(file) as parquet:
+    with store.open(script.path) as file, opened(file) as parquet:
         return Pool.model_validate_json(parquet.schema_arrow.metadata[b"pool"])
 
 
 def get_orders(store: Store, script: Script, begin: int, end: int) -> Iterator[Order]:
     """The orders from row `begin` up to row `end`, read as they are wanted, but for those that were hushed."""
-    with store.open(script.path) as file, pq.ParquetFile(file) as parquet:
+    with store.open(script.path) as file, opened(file) as parquet:
         voices = Pool.model_validate_json(parquet.schema_arrow.metadata[b"pool"]).voices
         for group in range(begin // _ROWS, -(-end // _ROWS)):
-            rows = parquet.read_row_group(group).slice(max(0, begin - group * _ROWS))
+            rows = parquet.read_row_group(group, use_threads=False).slice(max(0, begin - group * _ROWS))
             here = rows.slice(0, end - max(begin, group * _ROWS))
             for clip, voice, spoken in zip(*(here[name].to_pylist() for name in ORDERS.names), strict=True):
                 if spoken is not None:

@@ -32,6 +32,7 @@ from uuid import uuid4
 from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 _SPOOL = ".spool"
+_NO_STORES = ("http://", "https://")
 _BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
 _FOLDERS = 4096  # whose links are remembered
 _WRITING = ("write", "create")
@@ -217,9 +218,16 @@ class _Folder:
                 folders[:] = [name for name in folders if name != _SPOOL]
             below = f"{prefix}{folder[len(top) :]}".strip("/")
             for name in names:
-                with suppress(FileNotFoundError):
-                    found.append(_entry(f"{below}/{name}" if below else name, os.stat(f"{folder}/{name}")))  # noqa: PTH116
+                found.append(self._listed(f"{folder}/{name}", f"{below}/{name}" if below else name))
         yield from sorted(entry for entry in found if entry)
+
+    def _listed(self, full: str, path: str) -> Entry | None:
+        """A file of a folder. A link that leads nowhere is one: who listed it and reads it is told."""
+        try:
+            return _entry(path, os.stat(full))  # noqa: PTH116
+        except OSError as error:
+            self._unlisted(error)
+            return Entry(path, 0, "") if os.path.islink(full) else None  # noqa: PTH114
 
     def modified(self) -> dict[str, float]:
         return {entry.path: int(entry.version.partition("-")[2]) / 1e9 for entry in self.list()}
@@ -251,7 +259,7 @@ class _Folder:
         with self._said("write", _SPOOL):
             file = _spooled(Path(self.root, _SPOOL))
         try:
-            with file:
+            with _room(self.url), file:
                 yield file
         finally:
             Path(file.name).unlink(missing_ok=True)
@@ -302,6 +310,20 @@ def _spooled(folder: Path) -> BinaryIO:
         file.close()
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def _room(folder: str) -> Iterator[None]:
+    """Says which disk is full where a file is written bit by bit, its end included."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageFault(f"cannot write in {folder}: {error.strerror}") from error
+
+
 @lru_cache(maxsize=16)
 def _sweep(folder: Path) -> None:
     """Removes the files that nobody holds: their processes were killed. Once a process, before it has its own."""
@@ -317,6 +339,10 @@ class _Bucket:
     def __init__(self, url: str) -> None:
         from obstore.store import from_url
 
+        if url.startswith(_NO_STORES):
+            raise UserError(
+                f"{url}: a web address can be neither listed nor written; give a folder or s3://bucket/prefix"
+            )
         self.url = url
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
         options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s", "read_timeout": _SILENCE}
@@ -328,7 +354,7 @@ class _Bucket:
         try:
             self._store = cast(Any, from_url)(url, **settings)
         except Exception as error:
-            raise StorageFault(f"cannot use {url}: {_first_line(error)}") from error
+            raise UserError(f"cannot use {url}: {_first_line(error)}; give a folder or s3://bucket/prefix") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.url,)
@@ -444,7 +470,8 @@ class _Bucket:
 
     @contextmanager
     def spool(self) -> Iterator[BinaryIO]:
-        with tempfile.TemporaryFile(buffering=_BUFFER) as file:  # without a name: gone with its process
+        folder = tempfile.gettempdir()
+        with _room(folder), tempfile.TemporaryFile(buffering=_BUFFER) as file:  # without a name: gone with its process
             yield cast(BinaryIO, file)
 
     def publish(self, spooled: BinaryIO, path: str) -> None:

@@ -119,7 +119,7 @@ def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None
 
 def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a stored table, a row group at a time."""
-    with store.open(stored.path) as file, pq.ParquetFile(file) as parquet:
+    with store.open(stored.path) as file, opened(file) as parquet:
         for group in range(parquet.num_row_groups):
             yield parquet.read_row_group(group, columns=list(columns), use_threads=False)
 
@@ -133,14 +133,23 @@ def open_table(store: Store, stored: Stored) -> Iterator[pq.ParquetFile]:
             state.update(chunk)
         if state.hexdigest() != stored.digest:
             raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
-        with pq.ParquetFile(file) as table:
+        with opened(file) as table:
             yield table
 
 
 def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or some columns of it. (`pq.read_table` would import pandas, a CPU-second in every process.)"""
-    with pq.ParquetFile(file) as parquet:
+    with opened(file) as parquet:
         return parquet.read(columns=list(columns) if columns else None, use_threads=False)
+
+
+def opened(file: BinaryIO, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """A Parquet file. Only what comes from a bucket is read ahead.
+
+    That is done by threads of Arrow's, which abort a process that ends while they have just begun.
+    """
+    is_bucket = isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO)
+    return pq.ParquetFile(file, metadata=metadata, pre_buffer=is_bucket)
 
 
 def get_tables(store: Store, many: Iterable[Stored], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:

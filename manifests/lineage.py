@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import get_table
+from tarsia.builders.tables import get_table, opened
 from tarsia.manifests.plan import turns
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
@@ -367,7 +367,7 @@ class Lineage:
         return [group for group, one in known if one is None or not one.has_min_max or one.min <= key <= one.max]
 
     def _read(self, stored: Stored, group: int, columns: Sequence[str]) -> Any:
-        with self._store.open(stored.path) as file, pq.ParquetFile(file, metadata=self._footer(stored)) as table:
+        with self._store.open(stored.path) as file, opened(file, self._footer(stored)) as table:
             return table.read_row_group(group, columns=list(columns), use_threads=False)
 
     def _ends(self, stored: Stored) -> npt.NDArray[np.int64]:

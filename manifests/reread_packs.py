@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import pyarrow.parquet as pq
 
 from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import (
@@ -31,6 +30,7 @@ from tarsia.builders.images import read_image
 from tarsia.builders.shards import members
 from tarsia.builders.speech import said
 from tarsia.builders.storage import Store
+from tarsia.builders.tables import read_parquet
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens, frame_positions, tokenizer
 from tarsia.manifests.findings import Book
 from tarsia.manifests.reread import Claim, sound_length, tiles_of, whole
@@ -102,7 +102,7 @@ def _check_writing(claim: Claim, writing: Writing | None, book: Book) -> None:
 def _reread_shard(store: Store, packed: Packed, claim: Claim, writing: Writing | None, book: Book) -> None:
     data, table = (whole(store, stored, book) for stored in packed.objects)
     path, settings = packed.objects[0].path, claim.manifest.context
-    places = pq.read_table(io.BytesIO(table)).to_pylist()
+    places = read_parquet(io.BytesIO(table)).to_pylist()
     numbers = list(range(packed.first, packed.first + packed.contexts))
     book.equal(path, "contexts", numbers, [place["context"] for place in places])
     contexts, end = claim.samples["context"].to_numpy(), 0

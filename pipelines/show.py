@@ -240,7 +240,8 @@ def planned(manifests: Sequence[Manifest]) -> str:
     """Each stage in a line, then what a reader should know of it."""
     rows = [
         (one.name, one.stage.title, *_sums(one.counts, "selected", "placed", "placed_questions", "placed_tokens"),
-         sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound, f"{one.fill:.1%}",
+         sum(count.placed_seconds for count in one.counts) / 3600, one.contexts, one.bound,
+         f"{one.fill:.1%}" if one.contexts else "-",
          f"{one.padding:.2%}" if one.padding is not None else "-",
          f"{one.deviation.distance:.2%}" if one.deviation else "-")
         for one in manifests
@@ -269,19 +270,23 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         elif there is not None and there < take.amount.number:
             has = f"{there:,.3f}h" if unit == "h" else f"{there:,} {unit}"
             yield f"take {take}: {take.amount} asked, the lake has {has}; all of it is taken, once"
+    selected, placed = _sums(manifest.counts, "selected", "placed")
+    if placed < selected:
+        where = (
+            f"reasons in {manifest.tables['unplaced'].path}" if manifest.tables else "a plan that is written says why"
+        )
+        yield f"{selected - placed:,} of {selected:,} selected samples are not placed; {where}"
     images = [count for count in manifest.counts if "image" in count.modality]
     selected, placed = _sums(images, "selected", "placed")
-    if 2 * placed < selected:
+    if 2 * placed < selected and not (pack and pack.seconds):
         yield (
             f"only {placed:,} of {selected:,} samples with images fit into a context of {context.tokens:,} tokens; "
             f"set fewer tiles (now {context.tiles}) or a cap for a sample (sample_tiles)"
         )
     yield from _unheard(manifest)
     if manifest.binding == "halves":
-        yield (
-            f"so many samples take more than half a context that no packing fills them; with fewer tiles (now "
-            f"{context.tiles}) two images could share one"
-        )
+        fewer = f"; with fewer tiles (now {context.tiles}) two images could share one" if placed else ""
+        yield f"so many samples take more than half a context that no packing fills them{fewer}"
     if manifest.binding == "samples" and pack:
         yield f"the cap of {pack.samples:,} samples a batch sets the number of batches, not the seconds"
     if manifest.binding == "units" and pack:
@@ -340,6 +345,24 @@ def asked(manifests: Sequence[Manifest]) -> str:
     return table(head, rows)
 
 
+def mixed(manifests: Sequence[Manifest]) -> str:
+    """What each stage is made of, over all corpora: by kind, modality and language, with the share of its tokens."""
+    rows: list[Sequence[Any]] = []
+    fields = ("selected", "placed", "placed_questions", "placed_tokens")
+    for manifest in manifests:
+        whole = _sums(manifest.counts, "placed_tokens")[0]
+        groups: dict[tuple[str, str, str], list[Count]] = {}
+        for count in manifest.counts:
+            groups.setdefault((count.kind.value, count.modality, count.language), []).append(count)
+        for group, mine in (*sorted(groups.items()), (("all", "", ""), manifest.counts)):
+            sums = _sums(mine, *fields)
+            share = f"{sums[-1] / whole:.2%}" if whole else "-"
+            seconds, (heard,) = sum(count.placed_seconds for count in mine), _sums(mine, "placed_spoken")
+            rows.append((manifest.name, *group, *sums, share, seconds / 3600, heard))
+    head = ("stage", "kind", "modality", "lang", "selected", "placed", "questions", "tokens", "share", "hours", "heard")
+    return table(head, rows)
+
+
 def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     """What was asked and what came of it; then what did not agree."""
     findings = [f"DISAGREES  {finding.where}: {finding.what}" for finding in result.findings]
@@ -355,7 +378,7 @@ def audited(manifests: Sequence[Manifest], result: Audit) -> str:
     rows = [(one.stage, one.other, one.samples, "all of one" if one.nested else "") for one in result.shared
             if one.samples]  # fmt: skip
     shared = ["", table(("stage", "and", "samples in both", "nested"), rows)] if rows else []
-    return "\n".join([asked(manifests), "", stages, *shared, *findings, verdict])
+    return "\n".join([asked(manifests), "", mixed(manifests), "", stages, *shared, *findings, verdict])
 
 
 def _filled(manifest: Manifest) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from tarsia.builders.shards import members
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import get_table, get_tables
 from tarsia.builders.tombstones import all_of
+from tarsia.pipelines.fold import fold
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
 from tarsia.schemas.identity import digest, key_of
@@ -212,6 +213,7 @@ WORKERS = """
 import sys
 from tarsia.builders.documents import read_catalog
 from tarsia.builders.lake import Lake
+from tarsia.pipelines.fold import fold
 from tarsia.pipelines.ingest import ingest
 from tarsia.pipelines.pool import open_pool
 if __name__ == "__main__":
@@ -254,6 +256,24 @@ def test_a_killed_ingest_goes_on_where_it_stopped(world, tmp_path, commits):
     assert sum(report.written for report in reports) == sum(report.shards for report in reports) - recorded
     assert objects(lake) == objects(world / "lake")
     assert not [path for path in (lake / "work").rglob("*") if path.is_file()]
+
+
+def test_an_ingest_whose_twin_was_faster_finds_everything_done(tmp_path, monkeypatch):
+    write_lines(tmp_path / "sums/a.jsonl", [sum_of(number) for number in range(9)])
+    entry = {"format": "alpaca", "kind": "qa", "language": "en", "licence": "ours", "root": "sums"}
+    (tmp_path / "c.yaml").write_text(json.dumps({"corpora": {"sums": entry}}))
+    faster = []
+
+    def overtaken(*given, **more):
+        if not faster:
+            faster.append(True)
+            run(tmp_path / "c.yaml", tmp_path / "lake")  # publishes, and clears what both have under work/
+        return fold(*given, **more)
+
+    monkeypatch.setattr("tarsia.pipelines.ingest.fold", overtaken)
+    (report,) = run(tmp_path / "c.yaml", tmp_path / "lake")
+    assert (report.samples, report.unchanged) == (9, True)
+    assert len(list((tmp_path / "lake/snapshots").iterdir())) == 1
 
 
 def test_workers_end_with_a_parent_that_is_killed_and_what_they_did_counts(world, tmp_path):

@@ -164,8 +164,11 @@ def test_a_truncated_tar_keeps_the_samples_before_the_cut(tmp_path):
     assert [(fault.code, fault.begin, fault.end) for fault in read(tmp_path, "webdataset")[:1]] == [
         ("tar-truncated", 2560, 2600)
     ]
-    path.write_bytes(data[:2560])  # between two members nothing is lost that could be told
-    assert ids(read(tmp_path, "webdataset")) == ["1"]
+    for size in (2560, 2100, 0):  # between two members, inside the filling of one, before the first: no end is marked
+        path.write_bytes(data[:size])
+        faults = [fault for fault in read(tmp_path, "webdataset") if isinstance(fault, Fault)]
+        assert [(fault.code, fault.begin, fault.end) for fault in faults] == [("tar-truncated", size, size)]
+        assert ids(read(tmp_path, "webdataset")) == (["tar-truncated", "1"] if size else ["tar-truncated"])
 
 
 def test_a_truncated_zip_of_a_tar_keeps_the_samples_before_the_cut(tmp_path):
@@ -250,7 +253,7 @@ def test_a_sample_with_a_broken_text_is_one_fault(tmp_path):
 def test_a_file_that_is_no_tar_is_one_fault(tmp_path):
     (tmp_path / "0.tar").write_bytes(b"this is no tar at all" * 100)
     assert [(fault.code, fault.begin, fault.end) for fault in read(tmp_path, "webdataset")] == [("tar-broken", 0, 2100)]
-    (tmp_path / "0.tar").write_bytes(b"")
+    (tmp_path / "0.tar").write_bytes(bytes(10240))
     assert read(tmp_path, "webdataset") == []
 
 

@@ -165,3 +165,10 @@ def test_duplicates_are_not_tried_again(album):
     assert album.ingest()["later"].quarantined == {"duplicate": 1}
     report = album.ingest(retry=True)["later"]
     assert (report.unchanged, report.mended) == (True, 0)
+
+
+def test_what_is_gone_from_the_raw_data_is_not_said_to_have_been_mended(album):
+    lines = (album.folder / "album.jsonl").read_text().splitlines()
+    (album.folder / "album.jsonl").write_text("\n".join(lines[:-1]).replace('"15.jpg"', '"0.jpg"'))
+    report = album.ingest()["album"]
+    assert (report.mended, report.quarantined) == (1, {"image-truncated": 1, "media-missing": 1})

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from tarsia.builders import storage
 from tarsia.builders.storage import match, open_store
-from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault
+from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -316,9 +317,10 @@ def test_an_endpoint_that_does_not_answer_is_a_fault(monkeypatch):
     assert 4 < time.monotonic() - began < 30
 
 
-def test_an_address_of_no_known_kind_is_a_fault():
-    with pytest.raises(StorageFault, match="cannot use ftp://host/lake"):
-        open_store("ftp://host/lake")
+@pytest.mark.parametrize("address", ["ftp://host/lake", "s3://", "http://host/lake", "https://host/lake"])
+def test_an_address_that_is_no_bucket_is_a_mistake_that_says_what_would_be_one(address):
+    with pytest.raises(UserError, match="give a folder or s3://bucket/prefix"):
+        open_store(address)
 
 
 def test_many_objects_are_looked_at_together(store):
@@ -364,3 +366,26 @@ def test_a_pipe_is_no_object_and_is_not_waited_for(tmp_path, name):
     assert store.entry(name) is None
     with pytest.raises(NotThere):
         store.read(name)
+
+
+def test_a_link_that_leads_nowhere_or_round_is_listed_and_told_when_it_is_read(tmp_path):
+    (tmp_path / "gone.json").symlink_to("nothing")
+    (tmp_path / "round.json").symlink_to("round.json")
+    store = open_store(str(tmp_path))
+    assert [entry.path for entry in store.list()] == ["gone.json", "round.json"]
+    for name in ("gone.json", "round.json"):
+        with pytest.raises(NotThere, match=name):
+            store.read(name)
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])  # written when the file is closed, and before
+def test_a_disk_that_is_full_is_a_fault_of_the_store_and_leaves_nothing(store, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(StorageFault, match="cannot write in .*: File too large"), store.spool() as file:
+            file.write(bytes(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

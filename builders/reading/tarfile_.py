@@ -41,12 +41,13 @@ class Member(NamedTuple):
 
 def members(stream: BinaryIO) -> Iterator[Member | Fault]:
     """The files in a tar, in the order in which they lie. Folders are passed over."""
-    size, at, begin = stream.seek(0, 2), 0, 0
+    size, at, begin, closed = stream.seek(0, 2), 0, 0, False
     longer: dict[str, str] = {}  # what extended headers say of the next member
     while at < size:
         stream.seek(at)
         block = stream.read(BLOCKSIZE)
-        if block == _ZERO and not longer:  # the end, or a seam where tars were joined
+        closed = block == _ZERO and not longer
+        if closed:  # the end, or a seam where tars were joined
             at = begin = at + BLOCKSIZE
             continue
         try:
@@ -54,7 +55,7 @@ def members(stream: BinaryIO) -> Iterator[Member | Fault]:
         except HeaderError as error:
             at, code = _next_header(stream, at, size), "tar-truncated" if len(block) < BLOCKSIZE else "tar-broken"
             yield Fault(code, f"no header: {error}", block, begin, at)
-            begin, longer = at, {}
+            begin, longer, closed = at, {}, True
             continue
         offset, length = at + BLOCKSIZE, int(longer.get("size", found.size))
         name = longer.get("path", found.name)
@@ -72,6 +73,8 @@ def members(stream: BinaryIO) -> Iterator[Member | Fault]:
         begin, longer = at, {}
     if longer:
         yield Fault("tar-truncated", "the file ends behind an extended header", b"", begin, size)
+    elif not closed:
+        yield Fault("tar-truncated", "the file ends without the empty block that ends a tar", b"", size, size)
 
 
 def _header(block: bytes) -> TarInfo:
