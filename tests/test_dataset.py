@@ -171,12 +171,12 @@ def test_waiting_is_the_time_without_a_batch_and_not_that_of_the_model(lake):
     batches = list(dataset(lake, batch=3))
     idle = Prefetcher(slowly(batches, 0.05), "cpu")
     assert len(list(idle)) == len(batches)
-    assert idle.waited >= 0.05 * len(batches)
+    assert idle.waited >= 0.04 * len(batches)  # it has begun to read before it is asked
     busy = Prefetcher(slowly(batches, 0.05), "cpu")
     began = time.perf_counter()
     for _ in busy:
         time.sleep(0.2)
-    assert 0.05 <= busy.waited <= time.perf_counter() - began - 0.2 * len(batches)
+    assert 0.04 <= busy.waited <= time.perf_counter() - began - 0.2 * len(batches)
 
 
 def test_what_goes_wrong_while_reading_is_raised_where_batches_are_used(lake):
