@@ -140,7 +140,7 @@ def _number(path: str) -> int:
 
 def read_verdicts(store: Store, path: str) -> pa.Table:
     """One segment's verdicts; `Corrupt` where another version of Tarsia wrote them."""
-    table = read_parquet(io.BytesIO(store.read(path)))
+    table = read_parquet(io.BytesIO(store.read(path)), f"{store.url}/{path}")
     if table.column_names != VERDICTS.names:
         raise Corrupt(f"{store.url}/{path}: not the columns of a verdict; another version wrote this lake")
     return table.cast(VERDICTS)
@@ -414,7 +414,7 @@ def hush(store: Store, said: Iterable[str]) -> None:
     texts = pa.array(sorted(said), pa.string())
     for entry in list(store.list("work/speak")):
         with suppress(NotThere):  # of a job that has just ended
-            orders = read_parquet(io.BytesIO(store.read(entry.path)))
+            orders = read_parquet(io.BytesIO(store.read(entry.path)), entry.path)
             goes = pc.is_in(orders["spoken"], value_set=texts)
             if pc.any(goes).as_py():
                 spoken = pc.if_else(goes, pa.scalar(None, pa.string()), orders["spoken"])
@@ -426,6 +426,6 @@ def hushed(store: Store, paths: Iterable[str]) -> set[str]:
     clips: set[str] = set()
     for path in paths:
         with suppress(NotThere):
-            orders = read_parquet(io.BytesIO(store.read(path)), ["clip", "spoken"])
+            orders = read_parquet(io.BytesIO(store.read(path)), path, ["clip", "spoken"])
             clips |= set(orders["clip"].filter(orders["spoken"].is_null()).to_pylist())
     return clips

@@ -57,7 +57,7 @@ def get_phrases(store: Store, paths: Iterable[str]) -> pa.Table:
     parts = []
     for path in paths:
         with store.open(path) as file:
-            parts.append(read_parquet(file).cast(PHRASES))
+            parts.append(read_parquet(file, f"{store.url}/{path}").cast(PHRASES))
     table = pa.concat_tables([PHRASES.empty_table(), *parts])
     _, first = np.unique(table["at"].to_numpy(), return_index=True)  # two jobs may have said the same
     return table.take(pa.array(first))

@@ -112,14 +112,15 @@ def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None
         data = store.read(stored.path)
         if digest(data) != stored.digest:
             raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
-        return read_parquet(pa.BufferReader(data), columns)
+        return read_parquet(pa.BufferReader(data), f"{store.url}/{stored.path}", columns)
     with store.open(stored.path) as file:
-        return read_parquet(file, columns)
+        return read_parquet(file, f"{store.url}/{stored.path}", columns)
 
 
 def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a stored table, a row group at a time."""
-    with store.open(stored.path) as file, opened(file) as parquet:
+    where = f"{store.url}/{stored.path}"
+    with store.open(stored.path) as file, whole_in(where), opened(file) as parquet:
         for group in range(parquet.num_row_groups):
             yield parquet.read_row_group(group, columns=list(columns), use_threads=False)
 
@@ -137,19 +138,33 @@ def open_table(store: Store, stored: Stored) -> Iterator[pq.ParquetFile]:
             yield table
 
 
-def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or some columns of it. (`pq.read_table` would import pandas, a CPU-second in every process.)"""
-    with opened(file) as parquet:
+def read_parquet(file: BinaryIO, where: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or some columns of it; `Corrupt` says `where` if its bytes are not those that were written.
+
+    (`pq.read_table` would import pandas, a CPU-second in every process.)
+    """
+    with whole_in(where), opened(file) as parquet:
         return parquet.read(columns=list(columns) if columns else None, use_threads=False)
 
 
 def opened(file: BinaryIO, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """A Parquet file. Only what comes from a bucket is read ahead.
+    """A Parquet file whose pages are compared with their checksums. Only what comes from a bucket is read ahead.
 
     That is done by threads of Arrow's, which abort a process that ends while they have just begun.
     """
     is_bucket = isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO)
-    return pq.ParquetFile(file, metadata=metadata, pre_buffer=is_bucket)
+    return pq.ParquetFile(file, metadata=metadata, pre_buffer=is_bucket, page_checksum_verification=True)
+
+
+@contextmanager
+def whole_in(where: str) -> Iterator[None]:
+    """Says which table it is whose bytes Arrow cannot read, or finds to be others than were written."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        raise Corrupt(f"{where}: cannot be read: {error}") from error
 
 
 def get_tables(store: Store, many: Iterable[Stored], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:

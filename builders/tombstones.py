@@ -71,7 +71,7 @@ def _read(store: Store, folder: str, schema: pa.Schema, name: str) -> pa.Table:
     rows: dict[str, dict[str, Any]] = {}
     for entry in store.list(folder):
         with store.open(entry.path) as file:
-            for row in read_parquet(file).to_pylist():
+            for row in read_parquet(file, f"{store.url}/{entry.path}").to_pylist():
                 rows.setdefault(row[name], row)
     return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema)
 

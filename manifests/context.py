@@ -276,6 +276,8 @@ def packs(store: Store, manifest: Manifest, identity: str) -> Packs | None:
         listing = Packs.model_validate_json(store.read(path))
     except NotThere:
         return None
+    except ValidationError as error:
+        raise Corrupt(f"{store.url}/{path}: cannot be read: {error}; delete it and pack the stage again") from error
     if listing.manifest != identity or not listing.shards:
         return None
     if listing.format != PACKS:

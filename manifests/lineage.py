@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import get_table, opened
+from tarsia.builders.tables import get_table, opened, whole_in
 from tarsia.manifests.plan import turns
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
@@ -356,7 +356,7 @@ class Lineage:
 
     def _footer(self, stored: Stored) -> pq.FileMetaData:
         if stored.path not in self._footers:
-            with self._store.open(stored.path) as file:
+            with self._store.open(stored.path) as file, whole_in(f"{self._store.url}/{stored.path}"):
                 self._footers[stored.path] = pq.read_metadata(file)
         return self._footers[stored.path]
 
@@ -367,7 +367,8 @@ class Lineage:
         return [group for group, one in known if one is None or not one.has_min_max or one.min <= key <= one.max]
 
     def _read(self, stored: Stored, group: int, columns: Sequence[str]) -> Any:
-        with self._store.open(stored.path) as file, opened(file, self._footer(stored)) as table:
+        where, footer = f"{self._store.url}/{stored.path}", self._footer(stored)
+        with self._store.open(stored.path) as file, whole_in(where), opened(file, footer) as table:
             return table.read_row_group(group, columns=list(columns), use_threads=False)
 
     def _ends(self, stored: Stored) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+from pydantic import ValidationError
 
 from tarsia.builders.audio import resampled_length
 from tarsia.builders.chat import (
@@ -34,7 +35,7 @@ from tarsia.builders.tables import read_parquet
 from tarsia.builders.tokens import TILE_TOKENS, audio_tokens, frame_positions, tokenizer
 from tarsia.manifests.findings import Book
 from tarsia.manifests.reread import Claim, sound_length, tiles_of, whole
-from tarsia.schemas.errors import NotThere
+from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.identity import checksum, digest_of
 from tarsia.schemas.manifest import PACKS, WRITING, Manifest, Packed, Packs, Writing, stage_path
 from tarsia.schemas.recipe import Context
@@ -65,10 +66,13 @@ class Met(NamedTuple):
 def reread_packs(store: Store, claim: Claim, book: Book) -> None:
     """The packed tars of a stage, where they were made for this manifest: every context in its place and whole."""
     manifest = claim.manifest
+    path = f"{stage_path(manifest.model, manifest.name)}/packed.json"
     try:
-        packs = Packs.model_validate_json(store.read(f"{stage_path(manifest.model, manifest.name)}/packed.json"))
+        packs = Packs.model_validate_json(store.read(path))
     except NotThere:
         return
+    except ValidationError as error:
+        raise Corrupt(f"{store.url}/{path}: cannot be read: {error}") from error
     if packs.manifest != digest_of(manifest.model_dump(mode="json")):
         return  # of an earlier plan, and says so
     book.equal(claim.where, "format of the packed tars", packs.format, PACKS)
@@ -102,7 +106,7 @@ def _check_writing(claim: Claim, writing: Writing | None, book: Book) -> None:
 def _reread_shard(store: Store, packed: Packed, claim: Claim, writing: Writing | None, book: Book) -> None:
     data, table = (whole(store, stored, book) for stored in packed.objects)
     path, settings = packed.objects[0].path, claim.manifest.context
-    places = read_parquet(io.BytesIO(table)).to_pylist()
+    places = read_parquet(io.BytesIO(table), packed.objects[1].path).to_pylist()
     numbers = list(range(packed.first, packed.first + packed.contexts))
     book.equal(path, "contexts", numbers, [place["context"] for place in places])
     contexts, end = claim.samples["context"].to_numpy(), 0

@@ -7,10 +7,9 @@ lake, or makes one that it must not hold any more, takes the records first.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import orjson
-
 from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store
+from tarsia.pipelines.tasks import recorded
 from tarsia.schemas.lake import Snapshot
 
 
@@ -42,6 +41,6 @@ def forget(lake: Lake, snapshot: Snapshot, corpora: Iterable[str]) -> None:
     for corpus in corpora:
         for folder in (f"corpora/{corpus}", f"looks/{corpus}", *(f"speech/{pool}/{corpus}" for pool in pools)):
             for entry in list(lake.store.list(f"commits/{folder}")):
-                named = set(paths_in(orjson.loads(lake.store.read(entry.path))))
+                named = set(paths_in(recorded(lake.store, entry.path)))
                 if not named or not named <= kept:
                     lake.store.delete(entry.path)

@@ -16,11 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
-import orjson
-
 from tarsia.builders.storage import open_store
 from tarsia.pipelines.progress import Progress
-from tarsia.pipelines.tasks import Task, bounded, work
+from tarsia.pipelines.tasks import Task, bounded, recorded, work
 from tarsia.schemas.errors import TarsiaError
 
 T = TypeVar("T")
@@ -47,7 +45,7 @@ def finish(tasks: Sequence[Task], pool: Pool, progress: Progress) -> list[Any]:
         there = {entry.path for folder in folders for entry in store.list(folder)}
         for task in tasks:
             if task.lake == lake and task.record in there:
-                results[task.record] = orjson.loads(store.read(task.record))
+                results[task.record] = recorded(store, task.record)
         todo = [task for task in todo if task.record not in results]
     progress.start(len(tasks), done=len(tasks) - len(todo))
     try:

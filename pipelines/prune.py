@@ -23,6 +23,7 @@ from tarsia.builders.storage import Store
 from tarsia.builders.tables import read_parquet
 from tarsia.manifests.stream import manifest_digest
 from tarsia.pipelines.commits import paths_in
+from tarsia.pipelines.tasks import recorded
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.manifest import Manifest, parent_path
@@ -115,7 +116,7 @@ def _needs(
             path = parent_path(one.manifest.model, one.manifest.name, one.manifest.repaired.parents[-1])
             mine |= {path, *paths_in(orjson.loads(store.read(path))["tables"])}
         if store.entry(f"{one.folder}/packed.json"):
-            packed = orjson.loads(store.read(f"{one.folder}/packed.json"))
+            packed = recorded(store, f"{one.folder}/packed.json")
             if packed["manifest"] == manifest_digest(one.manifest):
                 mine |= {f"{one.folder}/packed.json", *paths_in(packed)}
     planned = {one.snapshot for one in plans}
@@ -132,7 +133,7 @@ def _in_flight(store: Store, written: dict[str, float], until: float) -> set[str
             continue
         is_speech = parts[1] == "speech" and bool(busy & {"speech", "speak"})
         if when >= until or is_speech or parts[1] == "looks" or (parts[1] == "corpora" and parts[2] in busy):
-            found |= set(paths_in(orjson.loads(store.read(path))))
+            found |= set(paths_in(recorded(store, path)))
     return found
 
 
@@ -141,7 +142,8 @@ def _clips(store: Store) -> set[str]:
     found = set[str]()
     for entry in store.list("verdicts"):
         with store.open(entry.path) as file:
-            found |= set(pc.unique(read_parquet(file, ["tar"])["tar"]).drop_null().to_pylist())
+            tars = read_parquet(file, f"{store.url}/{entry.path}", ["tar"])["tar"]
+            found |= set(pc.unique(tars).drop_null().to_pylist())
     return found
 
 
@@ -158,7 +160,7 @@ def _is_needed(path: str, needed: set[str], shards: set[str]) -> bool:
 def _records(store: Store, written: dict[str, float], stays: set[str]) -> Iterator[str]:
     """The records that name an object which is not there, or is going."""
     for path in written:
-        if path.startswith("commits/") and not stays.issuperset(paths_in(orjson.loads(store.read(path)))):
+        if path.startswith("commits/") and not stays.issuperset(paths_in(recorded(store, path))):
             yield path
 
 

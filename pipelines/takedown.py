@@ -41,6 +41,7 @@ from tarsia.pipelines.meant import Found, find
 from tarsia.pipelines.overtake import quiet_down, sweep
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress
+from tarsia.pipelines.tasks import recorded
 from tarsia.schemas.errors import Exists, TarsiaError, UnknownName, UserError
 from tarsia.schemas.identity import canonical, digest_of, draw_of
 from tarsia.schemas.lake import CodesState, CorpusState, Snapshot, SpeechState
@@ -316,7 +317,7 @@ def _packs(store: Store, folder: str, contexts: Iterable[int]) -> list[str]:
     if store.entry(f"{folder}/packed.json") is None:
         return []
     hit = list(contexts)
-    shards = orjson.loads(store.read(f"{folder}/packed.json"))["shards"]
+    shards = recorded(store, f"{folder}/packed.json")["shards"]
     return [
         shard["objects"][0]["path"]
         for shard in shards

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from tarsia.builders.storage import open_store
+from tarsia.builders.storage import Store, open_store
 from tarsia.schemas.errors import Corrupt, Exists
 from tarsia.schemas.identity import canonical
 
@@ -42,9 +42,18 @@ def work(task: Task) -> Any:
     try:
         store.create(task.record, canonical(result))
     except Exists:
-        if orjson.loads(store.read(task.record)) != result:
+        if recorded(store, task.record) != result:
             raise Corrupt(f"{task.record}: two runs of one task gave different results") from None
     return result
+
+
+def recorded(store: Store, path: str) -> Any:
+    """What the record of a task says; `Corrupt` with what to do where it is none any more."""
+    try:
+        return orjson.loads(store.read(path))
+    except orjson.JSONDecodeError as error:
+        said = f"{store.url}/{path}: cannot be read: {error}; delete this file and run the same command again"
+        raise Corrupt(said) from error
 
 
 def bounded(tasks: Iterable[Task], submit: Any, window: int, done: Any) -> Iterator[tuple[Any, Task]]:

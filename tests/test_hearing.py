@@ -413,7 +413,7 @@ def test_verdicts_of_another_version_are_told_as_such(town):
     lake = fill(town)
     say(town, lake)
     path = next(iter(lake.store.list("verdicts/polly"))).path
-    table = read_parquet(io.BytesIO(lake.store.read(path)))
+    table = read_parquet(io.BytesIO(lake.store.read(path)), path)
     lake.store.replace(path, to_parquet(table.drop_columns("heard")))
     with pytest.raises(Corrupt, match=r"verdicts/polly/00000001.parquet: not the columns of a verdict"):
         Book(lake.store, "polly").refresh()

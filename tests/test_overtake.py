@@ -56,7 +56,7 @@ def nothing_is_left(lake, number, spoken):
     assert held.count(b".flac") == len(clips)
     assert key_of("sums", number) not in [row["key"] for row in sidecar_rows(lake)]
     for entry in lake.store.list("work/speak"):
-        orders = read_parquet(io.BytesIO(lake.store.read(entry.path)))
+        orders = read_parquet(io.BytesIO(lake.store.read(entry.path)), entry.path)
         assert spoken not in orders["spoken"].to_pylist()
 
 

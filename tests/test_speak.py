@@ -202,7 +202,7 @@ def test_a_sidecar_holds_flac_under_the_keys_of_the_shards(town):
 
 def get_verdicts(lake: Lake, path: str) -> pa.Table:
     with lake.store.open(path) as file:
-        return read_parquet(file)
+        return read_parquet(file, path)
 
 
 def test_verdicts_written_first_win(town):

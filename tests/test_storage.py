@@ -384,7 +384,7 @@ def test_a_disk_that_is_full_is_a_fault_of_the_store_and_leaves_nothing(store, t
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
     try:
-        with pytest.raises(StorageFault, match="cannot write in .*: File too large"), store.spool() as file:
+        with pytest.raises(StorageFault, match=r"cannot write in .*: File too large"), store.spool() as file:
             file.write(bytes(size))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarsia.builders.storage import open_store
-from tarsia.builders.tables import ROWS, get_table, get_tables, put_table, put_tables, rows_digest, to_parquet
+from tarsia.builders.tables import (
+    ROWS,
+    get_table,
+    get_tables,
+    put_table,
+    put_tables,
+    read_parquet,
+    rows_digest,
+    to_parquet,
+)
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.shard import INDEX, TEXT
 
@@ -163,3 +172,20 @@ def test_what_is_hardly_ever_said_twice_has_no_dictionary():
     named = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}
     assert {"corpus", "images.list.element.member", "members.list.element.name"} <= named
     assert not named & {"key", "draw", "record", "checksum", "images.list.element.digest"}
+
+
+def test_another_byte_in_the_pages_of_a_table_is_found_and_none_in_its_end_trips_the_reader():
+    said = [f"word {number % 7}" for number in range(1000)]
+    table = pa.table({"number": list(range(1000)), "said": said})
+    data = to_parquet(table)
+    end, found = len(data) - 8 - int.from_bytes(data[-8:-4], "little"), 0
+    for place in range(0, len(data), 7):
+        other = bytearray(data)
+        other[place] ^= 16
+        try:
+            read = read_parquet(io.BytesIO(other), "here")
+        except Corrupt as error:
+            found += str(error).startswith("here: cannot be read: ")
+        else:
+            assert place >= end or read.equals(table)
+    assert found > end // 7 * 0.9

@@ -34,7 +34,7 @@ FILES = ()
 def read(source: Store, file: str) -> Iterator[Raw | Fault]:
     """The answers of each sample of a shard; the place of a record is the number of its row."""
     with source.open(file) as stream:
-        table = read_parquet(stream)
+        table = read_parquet(stream, f"{source.url}/{file}")
     row = 0
     for batch in table.to_batches(max_chunksize=1024):
         for key, turns in zip(*(batch[name].to_pylist() for name in ("key", "conversations")), strict=True):
