@@ -19,11 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.storage import Store
-<<<<<<< HEAD
-from tarsia.builders.tables import ROWS, plain
-=======
-from tarsia.builders.tables import ROWS, whole_in
->>>>>>> story
+from tarsia.builders.tables import ROWS, plain, whole_in
 from tarsia.manifests.order import WINDOW
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.identity import digest
@@ -121,37 +117,19 @@ class Rows:
 
         In this thread: Arrow's own, where they have just begun, abort a process that ends in the same moment.
         """
-<<<<<<< HEAD
-        try:
-            with (
-                self._opened() as file,
-                pq.ParquetFile(
-                    file, metadata=self._division, pre_buffer=False, page_checksum_verification=True
-                ) as table,
-            ):
-                if self._division is None:
-                    sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
-                    self._division, self._ends = table.metadata, list(accumulate(sizes))
-                group = bisect_right(self._ends, row)
-                if group < len(self._ends):
-                    read = table.read_row_group(group, columns=list(self._columns), use_threads=False).combine_chunks()
-                    columns = zip(read.column_names, read.columns, strict=True)
-                    self._groups[group] = self._convert({name: column.chunk(0) for name, column in columns})
-        except pa.ArrowException as error:
-            raise Corrupt(f"{self._store.url}/{self._stored.path}: cannot be read: {error}") from error
-=======
         with (
             whole_in(f"{self._store.url}/{self._stored.path}"),
             self._opened() as file,
-            pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as table,
+            pq.ParquetFile(file, metadata=self._division, pre_buffer=False, page_checksum_verification=True) as table,
         ):
-            sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
-            self._ends = list(accumulate(sizes))
-            if group is not None:
+            if self._division is None:
+                sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+                self._division, self._ends = table.metadata, list(accumulate(sizes))
+            group = bisect_right(self._ends, row)
+            if group < len(self._ends):
                 read = table.read_row_group(group, columns=list(self._columns), use_threads=False).combine_chunks()
                 columns = zip(read.column_names, read.columns, strict=True)
                 self._groups[group] = self._convert({name: column.chunk(0) for name, column in columns})
->>>>>>> story
         if len(self._groups) > self._keep:
             self._groups.popitem(last=False)
 
