@@ -32,7 +32,7 @@ from uuid import uuid4
 from tarsia.schemas.errors import Exists, NotThere, Outside, StorageFault, UserError
 
 _SPOOL = ".spool"
-_NO_STORES = ("http://", "https://")
+_WEB = ("http://", "https://")
 _BUFFER = 1 << 18  # bytes that a spool file gathers before it writes
 _FOLDERS = 4096  # whose links are remembered
 _WRITING = ("write", "create")
@@ -339,12 +339,14 @@ class _Bucket:
     def __init__(self, url: str) -> None:
         from obstore.store import from_url
 
-        if url.startswith(_NO_STORES):
+        if url.startswith(_WEB):
             raise UserError(
                 f"{url}: a web address can be neither listed nor written; give a folder or s3://bucket/prefix"
             )
         self.url = url
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        if endpoint and not endpoint.startswith(_WEB):
+            raise UserError(f"AWS_ENDPOINT_URL is '{endpoint}'; it begins with http:// or https://")
         options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s", "read_timeout": _SILENCE}
         if endpoint.startswith("http://"):
             options["allow_http"] = True

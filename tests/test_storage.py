@@ -323,6 +323,12 @@ def test_an_address_that_is_no_bucket_is_a_mistake_that_says_what_would_be_one(a
         open_store(address)
 
 
+def test_an_endpoint_without_its_protocol_is_a_mistake(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(UserError, match="begins with http:// or https://"):
+        open_store("s3://bucket/asked-nowhere-else")
+
+
 def test_many_objects_are_looked_at_together(store):
     for number in range(12):
         store.replace(f"a/{number:02d}.jpg", bytes(number))
