@@ -11,8 +11,8 @@ limit holds at every moment; the block longest unread goes first. A reader's ope
 the kernel's (flock): they end with their process, and no shared memory has a name that could stay behind.
 
 A block is written past the page cache where the file system can (O_DIRECT): the memory of a node is the trainer's, and
-a fresh page for every page of a lake costs more than the disk. What is read of a block comes through the page cache, so
-that memory which nobody wants keeps it for the next epoch.
+a fresh page for every page of a lake may cost more than the disk. What is read of a block comes through the page cache,
+so that memory which nobody wants keeps it for the next epoch.
 
 A block that a power cut spoilt is found by the checksum of the sample read from it, forgotten and fetched again.
 """
