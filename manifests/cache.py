@@ -11,8 +11,8 @@ limit holds at every moment; the block longest unread goes first. A reader's ope
 the kernel's (flock): they end with their process, and no shared memory has a name that could stay behind.
 
 A block is written past the page cache where the file system can (O_DIRECT): the memory of a node is the trainer's, and
-a fresh page for every page of a lake costs more than the disk. What is read of a block comes through the page cache, so
-that memory which nobody wants keeps it for the next epoch.
+a fresh page for every page of a lake may cost more than the disk. What is read of a block comes through the page cache,
+so that memory which nobody wants keeps it for the next epoch.
 
 A block that a power cut spoilt is found by the checksum of the sample read from it, forgotten and fetched again.
 """
@@ -35,6 +35,7 @@ BLOCK = 4 << 20  # bytes
 LOCKS = 64  # blocks of which as many are made at once
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
+_REFUSED = {errno.EINVAL, errno.EOPNOTSUPP}  # by a file system that has no such writing
 _PAGE = 4096  # bytes: what is written past the page cache begins and ends, in memory and on disk, at a multiple
 _WRITTEN = 1 << 20  # bytes that are copied and written at once
 
@@ -165,7 +166,7 @@ def _write(path: Path, data: memoryview) -> None:
     try:
         _write_through(path, data, _DIRECT)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in _REFUSED:
             raise
         _write_through(path, data, 0)
 
