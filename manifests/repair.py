@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tarsia.builders.columns import plain, whole, words
-from tarsia.builders.tables import as_schema
+from tarsia.builders.columns import whole, words
+from tarsia.builders.tables import as_schema, plain
 from tarsia.manifests.decide import Bools, Int32s, column
 from tarsia.manifests.select import Rows
 from tarsia.schemas.errors import UserError
