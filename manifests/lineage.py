@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import get_table, opened, whole_in
-from tarsia.manifests.plan import turns
+from tarsia.manifests.rooms import turns
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
 from tarsia.schemas.identity import draw_of, key_of, start

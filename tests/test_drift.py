@@ -6,7 +6,7 @@ import pytest
 from lakes import recipe
 
 from tarsia.builders.tables import packed
-from tarsia.manifests import plan as planning
+from tarsia.manifests import rooms
 from tarsia.manifests.decide import Corpus
 from tarsia.manifests.order import Order
 from tarsia.manifests.plan import PROMPTS, plan
@@ -57,7 +57,7 @@ def corpus(name: str, count: int) -> Corpus:
 def planned():
     corpora = [corpus(name, count) for name, count in SIZES.items()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "LOT", WINDOW)
+        patch.setattr(rooms, "LOT", WINDOW)
         return {name: plan(PAGE, name, corpora, dict.fromkeys(PROMPTS, 0)) for name in STAGES}
 
 

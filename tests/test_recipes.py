@@ -233,8 +233,8 @@ def test_a_sample_belongs_to_the_first_take_that_admits_it(lake):
     assert not found(lake, manifest, chinese, page=page)
     lines = [line.split()[1:6] for line in shown([manifest]).splitlines()[1:]]
     assert lines == [
-        ["qa", "sums", "zh", "50%", "of"], ["qa", "talk", "en", "10%", "of"], ["qa", "looks", "en", "20%", "of"],
-        ["qa", "sums", "en", "20%", "of"],
+        ["qa", "sums", "zh", "text", "50%"], ["qa", "talk", "en", "text", "10%"], ["qa", "looks", "en", "image", "20%"],
+        ["qa", "sums", "en", "text", "20%"],
     ]  # fmt: skip
 
 
