@@ -34,10 +34,22 @@ DRAWN = {"draw", "checksum", "speech_checksum"}
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """The table as Parquet: row groups of `ROWS`, the same bytes for the same rows."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, row_group_size=ROWS, **_written(table.schema))
+    """The table as Parquet: row groups of `ROWS`, the same bytes for the same rows; keys as the UUIDs that they spell."""
+    sink, schema = io.BytesIO(), _stored(table.schema)
+    pq.write_table(as_schema(table, schema), sink, row_group_size=ROWS, **_written(schema))
     return sink.getvalue()
+
+
+def _stored(schema: pa.Schema) -> pa.Schema:
+    """What a table is stored as: the 32 hex digits of a key take 16 bytes, and need no compression."""
+    is_key = [field.name == "key" and pa.types.is_string(field.type) for field in schema]
+    return pa.schema([pa.field("key", pa.uuid()) if key else field for key, field in zip(is_key, schema, strict=True)])
+
+
+def spelt(table: pa.Table) -> pa.Table:
+    """A table as it was before it was stored."""
+    fields = [pa.field("key", pa.string()) if field.type == pa.uuid() else field for field in table.schema]
+    return as_schema(table, pa.schema(fields))
 
 
 def _written(schema: pa.Schema) -> dict[str, Any]:
@@ -49,7 +61,7 @@ def _written(schema: pa.Schema) -> dict[str, Any]:
     leaves = {path: (path.rsplit(".", 1)[-1], kind) for field in schema for path, kind in _leaves(field)}
     numbers = {path: name for path, (name, kind) in leaves.items() if pa.types.is_integer(kind)}
     return {
-        "compression": {path: "none" if path in numbers or pa.types.is_dictionary(kind) else "zstd"
+        "compression": {path: "zstd" if pa.types.is_floating(kind) or _of_text(kind) else "none"
                         for path, (_, kind) in leaves.items()},
         "column_encoding": {path: "PLAIN" if name in DRAWN else "DELTA_BINARY_PACKED"
                             for path, name in numbers.items()},
@@ -86,16 +98,17 @@ def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.S
     """
     state, size = blake3(), 0
     with store.spool() as file:
-        with pq.ParquetWriter(file, schema, **_written(schema)) as writer:
+        stored_schema = _stored(schema)
+        with pq.ParquetWriter(file, stored_schema, **_written(stored_schema)) as writer:
             held, waiting = [schema.empty_table()], 0
             for table in tables:
                 held.append(table)
                 waiting += len(table)
                 while waiting > rows:
                     whole = pa.concat_tables(held)
-                    writer.write_table(whole.slice(0, rows))
+                    writer.write_table(as_schema(whole.slice(0, rows), stored_schema))
                     held, waiting = [whole.slice(rows)], waiting - rows
-            writer.write_table(pa.concat_tables(held).combine_chunks())
+            writer.write_table(as_schema(pa.concat_tables(held).combine_chunks(), stored_schema))
         file.flush()
         file.seek(0)
         while chunk := file.read(1 << 20):
@@ -106,23 +119,36 @@ def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.S
     return stored
 
 
-def get_table(store: Store, stored: Stored, columns: Sequence[str] | None = None, *, verify: bool = False) -> pa.Table:
-    """A stored table, or some columns of it. `verify` compares the whole file with its digest."""
+def get_table(
+    store: Store, stored: Stored, columns: Sequence[str] | None = None, *, verify: bool = False, raw: bool = False
+) -> pa.Table:
+    """A stored table, or some columns of it. `verify` compares the whole file with its digest.
+
+    `raw`: as it is stored, keys as UUIDs.
+    """
+    where = f"{store.url}/{stored.path}"
     if verify or stored.bytes < 1 << 20:
         data = store.read(stored.path)
         if digest(data) != stored.digest:
-            raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
-        return read_parquet(pa.BufferReader(data), f"{store.url}/{stored.path}", columns)
-    with store.open(stored.path) as file:
-        return read_parquet(file, f"{store.url}/{stored.path}", columns)
+            raise Corrupt(f"{where}: not the bytes that were written (BLAKE3 differs)")
+        with whole_in(where), pq.ParquetFile(pa.BufferReader(data)) as parquet:
+            table = parquet.read(columns=list(columns) if columns else None, use_threads=False)
+    else:
+        with store.open(stored.path) as file, whole_in(where), opened(file) as parquet:
+            table = parquet.read(columns=list(columns) if columns else None, use_threads=False)
+    return table if raw else spelt(table)
 
 
 def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a stored table, a row group at a time."""
-    where = f"{store.url}/{stored.path}"
-    with store.open(stored.path) as file, whole_in(where), opened(file) as parquet:
+    with store.open(stored.path) as file, whole_in(f"{store.url}/{stored.path}"), opened(file) as parquet:
         for group in range(parquet.num_row_groups):
-            yield parquet.read_row_group(group, columns=list(columns), use_threads=False)
+            yield read_group(parquet, group, columns)
+
+
+def read_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a row group."""
+    return spelt(parquet.read_row_group(group, columns=list(columns), use_threads=False))
 
 
 @contextmanager
@@ -134,7 +160,7 @@ def open_table(store: Store, stored: Stored) -> Iterator[pq.ParquetFile]:
             state.update(chunk)
         if state.hexdigest() != stored.digest:
             raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
-        with opened(file) as table:
+        with pq.ParquetFile(file) as table:
             yield table
 
 
@@ -144,7 +170,7 @@ def read_parquet(file: BinaryIO, where: str, columns: Sequence[str] | None = Non
     (`pq.read_table` would import pandas, a CPU-second in every process.)
     """
     with whole_in(where), opened(file) as parquet:
-        return parquet.read(columns=list(columns) if columns else None, use_threads=False)
+        return spelt(parquet.read(columns=list(columns) if columns else None, use_threads=False))
 
 
 def opened(file: BinaryIO, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
@@ -175,12 +201,15 @@ def get_tables(store: Store, many: Iterable[Stored], schema: pa.Schema, columns:
     """
     wanted = pa.schema([schema.field(name) for name in columns])
     paths = [path for field in wanted for path, _ in _leaves(field)]
-    parts = (get_table(store, stored, paths).select(list(columns)) for stored in many)
+    parts = (get_table(store, stored, paths, raw=True).select(list(columns)) for stored in many)
     return pa.concat_tables([wanted.empty_table(), *(as_schema(part, wanted) for part in parts)]).combine_chunks()
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the types of a schema that has the same columns; hex digits become bytes and bytes hex digits."""
+    """The table with the types of a schema that has the same columns; hex digits become bytes and bytes hex digits.
+
+    `Corrupt` where text is to become a key and is none.
+    """
     columns = [_as(column, field.type) for column, field in zip(table.columns, schema, strict=True)]
     return pa.table(columns, schema)
 
@@ -188,6 +217,11 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == kind:
         return column
+    if column.type == pa.uuid():
+        return _as(pa.chunked_array([chunk.storage for chunk in column.chunks], pa.binary(16)), kind)
+    if kind == pa.uuid():
+        chunks = _as(column, pa.binary(16)).chunks
+        return pa.chunked_array([pa.ExtensionArray.from_storage(kind, chunk) for chunk in chunks], kind)
     if pa.types.is_fixed_size_binary(kind):
         return pa.chunked_array([packed(chunk, kind.byte_width) for chunk in column.chunks], kind)
     if pa.types.is_fixed_size_binary(column.type) and pa.types.is_string(kind):
@@ -241,7 +275,9 @@ def columns_digest(columns: Iterable[tuple[str, pa.Array | pa.ChunkedArray]]) ->
     state = blake3()
     for name, array in columns:
         state.update(name.encode() + b"\0")
-        _feed(state, array.chunks if isinstance(array, pa.ChunkedArray) else [array], array.type)
+        chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+        is_key = array.type == pa.uuid()
+        _feed(state, [chunk.storage for chunk in chunks] if is_key else chunks, pa.binary(16) if is_key else array.type)
     return state.hexdigest()
 
 

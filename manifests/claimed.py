@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tarsia.builders.columns import names_of, there, values_of, whole
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import columns_digest, open_table
+from tarsia.builders.tables import columns_digest, open_table, spelt
 from tarsia.manifests.findings import Book
 from tarsia.manifests.keys import Bools, Keys, words_of
 from tarsia.manifests.ledger import NOWHERE, Array, Int64s, Ledger, steps
@@ -229,7 +229,7 @@ def _read(
 
 
 def _whole(table: pq.ParquetFile, field: pa.Field) -> pa.Array:
-    return whole(table.read(columns=[field.name], use_threads=False).column(0).cast(field.type))
+    return whole(spelt(table.read(columns=[field.name], use_threads=False)).column(0).cast(field.type))
 
 
 def _written(table: pq.ParquetFile, field: pa.Field, room: Array, names: dict[str | None, int]) -> pa.Array:
@@ -237,7 +237,7 @@ def _written(table: pq.ParquetFile, field: pa.Field, room: Array, names: dict[st
     begin, plain = 0, True
     for group in range(table.num_row_groups):
         read = table.read_row_group(group, columns=[field.name], use_threads=False).column(0)
-        piece = whole(read if read.type == field.type else read.cast(field.type))
+        piece = whole(read if read.type in (field.type, pa.uuid()) else read.cast(field.type))
         part, plain = room[begin : begin + len(piece)], plain and not piece.null_count
         if field.name == "key":
             part[:] = words_of(piece)

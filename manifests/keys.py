@@ -50,14 +50,16 @@ class Keys:
         return f"{int(self.draws[number]):016x}{int(self.tails[number]):016x}"
 
 
-def keys_of(array: pa.StringArray) -> Keys:
+def keys_of(array: pa.Array) -> Keys:
     """A column of keys."""
     spelt = words_of(array)
     return Keys(spelt[:, 0].astype(np.uint64), spelt[:, 1].astype(np.uint64))
 
 
-def words_of(array: pa.StringArray) -> Words:
-    """A column of keys as two big-endian numbers each, (n, 2)."""
+def words_of(array: pa.Array) -> Words:
+    """A column of keys, UUIDs or text, as two big-endian numbers each, (n, 2)."""
+    if array.type == pa.uuid():
+        return words(array.storage.fill_null(bytes(16)))
     try:
         return words(packed(array, 16))
     except Corrupt:

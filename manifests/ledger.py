@@ -162,7 +162,7 @@ class Ledger:
         begin, first = self._begins[-1], len(self.shards)
         for shard in state.shards:
             try:
-                table = get_table(self._store, shard.index, _COLUMNS, verify=True)
+                table = get_table(self._store, shard.index, _COLUMNS, verify=True, raw=True)
             except TarsiaError as error:
                 return error
             self.shards.append(shard)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import get_table, opened, whole_in
+from tarsia.builders.tables import get_table, opened, read_group, whole_in
 from tarsia.manifests.rooms import turns
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
@@ -362,14 +362,14 @@ class Lineage:
 
     def _groups(self, stored: Stored, key: str) -> list[int]:
         """The row groups that may hold a key, of a table in the order of keys."""
-        metadata = self._footer(stored)
+        metadata, spelt = self._footer(stored), bytes.fromhex(key)
         known = ((group, metadata.row_group(group).column(0).statistics) for group in range(metadata.num_row_groups))
-        return [group for group, one in known if one is None or not one.has_min_max or one.min <= key <= one.max]
+        return [group for group, one in known if one is None or not one.has_min_max or one.min <= spelt <= one.max]
 
     def _read(self, stored: Stored, group: int, columns: Sequence[str]) -> Any:
         where, footer = f"{self._store.url}/{stored.path}", self._footer(stored)
         with self._store.open(stored.path) as file, whole_in(where), opened(file, footer) as table:
-            return table.read_row_group(group, columns=list(columns), use_threads=False)
+            return read_group(table, group, columns)
 
     def _ends(self, stored: Stored) -> npt.NDArray[np.int64]:
         """The number of the first row behind each row group."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import ROWS, plain, whole_in
+from tarsia.builders.tables import ROWS, plain, read_group, whole_in
 from tarsia.manifests.order import WINDOW
 from tarsia.schemas.errors import Corrupt
 from tarsia.schemas.identity import digest
@@ -127,7 +127,7 @@ class Rows:
                 self._division, self._ends = table.metadata, list(accumulate(sizes))
             group = bisect_right(self._ends, row)
             if group < len(self._ends):
-                read = table.read_row_group(group, columns=list(self._columns), use_threads=False).combine_chunks()
+                read = read_group(table, group, self._columns).combine_chunks()
                 columns = zip(read.column_names, read.columns, strict=True)
                 self._groups[group] = self._convert({name: column.chunk(0) for name, column in columns})
         if len(self._groups) > self._keep:

@@ -42,8 +42,8 @@ class Lists(NamedTuple):
 
     def first(self, turn: int) -> Bools:
         """Which entries have a value of this turn."""
-        owners = np.repeat(np.arange(len(self.counts)), self.counts)
-        return np.bincount(owners[self.values == turn], minlength=len(self.counts)) > 0
+        at, which = self.of(np.arange(len(self.counts)))
+        return np.bincount(which[self.values[at] == turn], minlength=len(self.counts)) > 0
 
 
 class Verdicts(NamedTuple):
@@ -97,7 +97,7 @@ def read_verdicts(store: Store, source: Snapshot, ledger: Ledger) -> Verdicts:
         if state is None:
             continue
         for shard in speech.shards:
-            table = get_table(store, shard.index, _COLUMNS, verify=True)
+            table = get_table(store, shard.index, _COLUMNS, verify=True, raw=True)
             found = ledger.find(ledger.run(state), keys_of(whole(table["key"])))
             known = np.flatnonzero(found != NOWHERE)
             known = known[np.argsort(found[known])]

@@ -44,7 +44,7 @@ def maybe(strategy):
 PART = st.fixed_dictionaries({"name": maybe(st.text(max_size=3)), "sizes": maybe(st.lists(maybe(st.integers(0, 9))))})
 ROW = st.fixed_dictionaries(
     {
-        "key": maybe(st.text(max_size=5)),
+        "key": st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}"),
         "draw": maybe(st.integers(0, 2**64 - 1)),
         "sure": maybe(st.booleans()),
         "raw": maybe(st.binary(max_size=5)),
