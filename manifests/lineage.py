@@ -24,11 +24,13 @@ from tarsia.builders.tables import get_table, opened, read_group, whole_in
 from tarsia.manifests.rooms import turns
 from tarsia.manifests.stream import load_manifest
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
-from tarsia.schemas.identity import draw_of, key_of, start
+from tarsia.schemas.identity import COMPOSED, draw_of, key_of, start
 from tarsia.schemas.lake import CorpusState, SpeechState
 from tarsia.schemas.manifest import Ask, Manifest
 from tarsia.schemas.model import Model
 from tarsia.schemas.shard import Shard, Stored, span
+
+_SOME = 8  # keys that a message names
 
 
 class Origin(Model):
@@ -138,8 +140,9 @@ class Lineage:
         if (origin := self._origin(state, key)) is None or origin.id != identity:
             keys = list(self._known_by(state, identity))
             if len(keys) > 1:
+                some = ", ".join(keys[:_SOME]) + " …" * (len(keys) > _SOME)
                 raise UserError(
-                    f"corpus '{corpus}': {len(keys)} records have the id '{identity}'; ask for --key: {keys}"
+                    f"corpus '{corpus}': {len(keys)} records have the id '{identity}'; ask for --key, of one of: {some}"
                 )
             if not keys:
                 raise NotThere(f"corpus '{corpus}' has no record with the id '{identity}'")
@@ -266,7 +269,11 @@ class Lineage:
     def _known_by(self, state: CorpusState, identity: str) -> Iterator[str]:
         for stored in state.origins:
             table = get_table(self._store, stored, ("key", "id"))
-            yield from table.filter(pc.equal(table["id"], identity))["key"].to_pylist()
+            table = table.filter(pc.starts_with(table["id"], identity))
+            plain = pc.replace_substring_regex(table["id"], COMPOSED, "").to_pylist()
+            for key, own, base in zip(table["key"].to_pylist(), table["id"].to_pylist(), plain, strict=True):
+                if own == identity or (base == identity and key != key_of(state.corpus.name, own)):
+                    yield key
 
     def _refusal(self, state: CorpusState, key: str) -> str | None:
         table = get_table(self._store, state.quarantine, ("key", "code")) if state.quarantine else None

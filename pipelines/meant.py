@@ -12,11 +12,9 @@ from tarsia.builders.tables import get_table, get_tables
 from tarsia.builders.tombstones import read_forbidden, read_tombstones
 from tarsia.builders.wanted import Wanted
 from tarsia.pipelines.erase import names_one_of
-from tarsia.schemas.identity import key_of
+from tarsia.schemas.identity import COMPOSED, key_of
 from tarsia.schemas.lake import CorpusState, Snapshot
 from tarsia.schemas.shard import ORIGINS
-
-_COMPOSED = r"(#[0-9a-f]{12})?(#\d+)?$"  # what identity adds to ids that several records have
 
 
 class Found(NamedTuple):
@@ -94,11 +92,11 @@ def _composed(origins: pa.Table, ids: dict[str, str], corpus: str) -> dict[str, 
     if not ids:
         return {}
     every = origins["id"]
-    bare = pc.replace_substring_regex(every, _COMPOSED, "")
+    bare = pc.replace_substring_regex(every, COMPOSED, "")
     names = pa.array(sorted(ids), pa.string())
     rows = origins.filter(pc.or_(pc.is_in(bare, value_set=names), pc.is_in(every, value_set=names)))
     found: dict[str, set[str]] = {}
-    plain = pc.replace_substring_regex(rows["id"], _COMPOSED, "").to_pylist()
+    plain = pc.replace_substring_regex(rows["id"], COMPOSED, "").to_pylist()
     for key, own, base in zip(rows["key"].to_pylist(), rows["id"].to_pylist(), plain, strict=True):
         if key != key_of(corpus, own):  # else the id is the record's own, whatever it looks like
             found.setdefault(own if own in ids else base, set()).add(key)

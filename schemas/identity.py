@@ -23,6 +23,7 @@ import xxhash
 from blake3 import blake3
 
 CIRCLE = 1 << 64  # steps of the draw circle
+COMPOSED = r"(#[0-9a-f]{12})?(#\d+)?$"  # what identity adds to ids that several records have, as a regular expression
 _MASK = CIRCLE - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 

@@ -122,3 +122,14 @@ def test_the_command_line_tells_both_ways(planned):
     assert back.exit_code == 0
     assert "small/often: context 0, slot 0" in back.stdout
     assert isinstance(CliRunner().invoke(app, ["inspect", lake.url]).exception, UserError)
+
+
+def test_records_whose_id_is_not_theirs_alone_are_told_by_their_keys(tmp_path):
+    records = [*questions(3), {**questions(1)[0], "output": "Another answer."}, {**questions(2)[1]}]
+    lineage = Lineage(fill(tmp_path, {"sums": records}))
+    for own in ("r0", "r1"):  # two answers under one id; one record twice
+        with pytest.raises(UserError, match=f"2 records have the id '{own}'; ask for --key") as told:
+            lineage.of_id("sums", own)
+        keys = str(told.value).partition("of: ")[2].split(", ")
+        assert {lineage.of_key(key).origin.id.partition("#")[0] for key in keys} == {own}
+    assert lineage.of_id("sums", "r2").origin.id == "r2"
