@@ -12,7 +12,7 @@ from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import open_table, put_table, put_tables
 from tarsia.manifests.costs import words_of
-from tarsia.manifests.decide import Corpus
+from tarsia.manifests.facts import Corpus
 from tarsia.manifests.plan import PROMPTS, Planned, plan
 from tarsia.manifests.repair import Parent
 from tarsia.manifests.stream import load_manifest, manifest_digest
