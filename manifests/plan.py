@@ -16,19 +16,8 @@ import pyarrow.compute as pc
 from tarsia.builders.chat import prompt_of
 from tarsia.builders.columns import many, whole
 from tarsia.builders.tables import ROWS, as_schema, columns_digest, plain, rows_digest
-from tarsia.manifests.decide import (
-    Bools,
-    Corpus,
-    Int32s,
-    Selected,
-    choose,
-    column,
-    decide,
-    groups,
-    lean,
-    picked,
-    seen,
-)
+from tarsia.manifests.decide import Selected, choose, decide, seen
+from tarsia.manifests.facts import Bools, Corpus, Int32s, column, groups, lean, picked
 from tarsia.manifests.repair import Parent
 from tarsia.manifests.rooms import UNSPOKEN, Rooms, filled, rooms_of, stage_order, unspoken_of
 from tarsia.manifests.select import Rows, copies, positions, rounds

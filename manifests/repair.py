@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from tarsia.builders.columns import whole, words
 from tarsia.builders.tables import as_schema, plain
-from tarsia.manifests.decide import Bools, Int32s, column
+from tarsia.manifests.facts import Bools, Int32s, column
 from tarsia.manifests.select import Rows
 from tarsia.schemas.errors import UserError
 

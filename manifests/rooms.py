@@ -16,7 +16,8 @@ from tarsia.builders.buckets import bucket, fewest
 from tarsia.builders.columns import whole
 from tarsia.builders.packing import Packing, fill, lower_bound
 from tarsia.builders.tables import plain
-from tarsia.manifests.decide import Bools, Int32s, Selected, column, mute, seen
+from tarsia.manifests.decide import Selected, mute, seen
+from tarsia.manifests.facts import Bools, Int32s, column
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.select import Rows, positions
 from tarsia.schemas.identity import redraws

@@ -18,7 +18,8 @@ from tarsia.builders.lake import Lake
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import as_schema, get_table, get_tables, put_table
 from tarsia.manifests.costs import COSTS, count, settings_digest
-from tarsia.manifests.decide import SAID, SAMPLES_OF, SPEAKING, VERDICTS_OF, Corpus, refuse_unknown
+from tarsia.manifests.decide import refuse_unknown
+from tarsia.manifests.facts import SAID, SAMPLES_OF, SPEAKING, VERDICTS_OF, Corpus
 from tarsia.manifests.select import Rows
 from tarsia.pipelines.pool import Pool, finish
 from tarsia.pipelines.progress import Progress

@@ -19,7 +19,8 @@ from tarsia.builders.phrases import get_phrases, phrase
 from tarsia.builders.speech import SPOKEN_RULES
 from tarsia.builders.storage import open_store
 from tarsia.builders.voices import find
-from tarsia.manifests.decide import Corpus, choose, circle
+from tarsia.manifests.decide import choose, circle
+from tarsia.manifests.facts import Corpus
 from tarsia.manifests.select import Rows
 from tarsia.pipelines.corpora import Corpora
 from tarsia.pipelines.overtake import is_overtaken

@@ -12,7 +12,7 @@ from tarsia.builders.chat import system_tokens
 from tarsia.builders.lake import Lake
 from tarsia.builders.tables import open_table, put_table, put_tables
 from tarsia.manifests.costs import words_of
-from tarsia.manifests.decide import Corpus
+from tarsia.manifests.facts import Corpus
 from tarsia.manifests.plan import PROMPTS, Planned, plan
 from tarsia.manifests.repair import Parent
 from tarsia.manifests.stream import load_manifest, manifest_digest
@@ -53,6 +53,8 @@ def make_plans(
     names = chosen_stages(recipe, only)
     manifests = _untouched(recipe, lake, names, voices) if repair else {}
     moved = [name for name in names if name not in manifests]
+    if not moved:
+        return [manifests[name] for name in names]
     planned = stages_of(
         recipe, lake, pool, only=moved, voices=voices, pending_as_text=pending_as_text, repair=repair, quiet=quiet
     )
@@ -60,8 +62,7 @@ def make_plans(
     def stored(one: Fresh) -> Manifest:
         return one.manifest if dry_run else _store(one.manifest, one.planned, lake, one.parent, replace=replace)
 
-    if moved:
-        manifests |= {manifest.name: manifest for manifest in map(stored, planned)}  # each is let go before the next
+    manifests |= {manifest.name: manifest for manifest in map(stored, planned)}  # each is let go before the next
     return [manifests[name] for name in names]
 
 

@@ -19,7 +19,7 @@ from tarsia.builders.lake import Lake
 from tarsia.builders.shards import TarWriter, publish
 from tarsia.builders.storage import Store, open_store
 from tarsia.builders.tables import as_schema, get_table, put_table, rows_digest
-from tarsia.manifests.decide import Bools, Corpus
+from tarsia.manifests.facts import Bools, Corpus
 from tarsia.manifests.select import Rows
 from tarsia.pipelines.pool import Pool as Workers
 from tarsia.pipelines.pool import finish

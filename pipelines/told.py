@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from tarsia.builders.clips import ORDERS, Book, Names, clips_of, names_in, names_of
 from tarsia.builders.speech import SPOKEN_RULES
 from tarsia.manifests.cast import cast, identities
-from tarsia.manifests.decide import Bools, Corpus, questions_of, said_of
+from tarsia.manifests.facts import Bools, Corpus
+from tarsia.manifests.hearing import questions_of, said_of
 from tarsia.manifests.select import Rows, heard, walk
 from tarsia.pipelines.sidecars import Decisions
 from tarsia.schemas.errors import BadVoices

@@ -186,7 +186,10 @@ def test_one_stage_alone_is_audited_as_well(true_lake):
 
 
 def test_the_audit_imports_nothing_of_those_it_judges():
-    judged = {f"tarsia.manifests.{name}" for name in ("select", "decide", "costs", "plan", "rooms", "repair")}
+    judged = {
+        f"tarsia.manifests.{name}"
+        for name in ("select", "decide", "costs", "plan", "rooms", "repair", "hearing", "facts")
+    }
     names = {"tarsia.manifests.audit"}
     while True:
         files = [ROOT / f"{name.removeprefix('tarsia.').replace('.', '/')}.py" for name in names]

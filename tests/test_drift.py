@@ -7,7 +7,7 @@ from lakes import recipe
 
 from tarsia.builders.tables import packed
 from tarsia.manifests import rooms
-from tarsia.manifests.decide import Corpus
+from tarsia.manifests.facts import Corpus
 from tarsia.manifests.order import Order
 from tarsia.manifests.plan import PROMPTS, plan
 from tarsia.schemas.corpus import Corpus as Entry

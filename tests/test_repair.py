@@ -12,7 +12,7 @@ import pytest
 from tarsia.builders.tables import as_schema, put_table, rows_digest
 from tarsia.manifests.account import Account
 from tarsia.manifests.audit import audit
-from tarsia.manifests.decide import lean
+from tarsia.manifests.facts import lean
 from tarsia.manifests.order import Order
 from tarsia.manifests.repair import Parent, mend
 from tarsia.manifests.runs import audit_runs
