@@ -220,6 +220,8 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == pa.uuid():
         return _as(pa.chunked_array([chunk.storage for chunk in column.chunks], pa.binary(16)), kind)
     if kind == pa.uuid():
+        if pc.min(pc.binary_length(column)).as_py() == 0:
+            raise Corrupt("a key is empty")
         chunks = _as(column, pa.binary(16)).chunks
         return pa.chunked_array([pa.ExtensionArray.from_storage(kind, chunk) for chunk in chunks], kind)
     if pa.types.is_fixed_size_binary(kind):

@@ -205,7 +205,9 @@ def _check_conservation(store: Store, ledger: Ledger, state: CorpusState, book: 
         buried = len(table)
         pairs = zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)
         stones = [key for key, sample in pairs if sample]
-    records = [keys_of(whole(get_table(store, stored, ("key",), verify=True, raw=True)["key"])) for stored in state.origins]
+    records = [
+        keys_of(whole(get_table(store, stored, ("key",), verify=True, raw=True)["key"])) for stored in state.origins
+    ]
     book.equal(where, "quarantined", state.quarantined, dict(codes))
     book.equal(where, "taken down", state.taken_down, buried)
     book.equal(where, "records read", state.records, sum(map(len, records)) + buried)

@@ -175,7 +175,8 @@ def test_the_printed_table_says_what_was_asked_and_got_of_every_group_in_every_u
         group: [*map(str, sums[:3]), f"{sums[3]:.1f}"] for group, sums in groups.items()
     }
     assert all(abs(float(got[group][6]) * 3600 - sums[3]) < 2 for group, sums in groups.items())
-    stages = {line.split()[0]: line.split() for line in lines[ends + 2 : lines.index("", ends + 1)]}
+    mixed = lines.index("", ends + 1)
+    stages = {line.split()[0]: line.split() for line in lines[mixed + 2 : lines.index("", mixed + 1)]}
     fill = f"{manifests[1].fill:.1%}"
     assert stages["small/all"][3:6] == [fill, f"{manifests[1].capacity:,}", "tokens"]
     assert stages["small/hours"][3:7] == ["-", "one", "sample", "each"]

@@ -1,7 +1,9 @@
 """Tables are the same bytes every time, are checked when read, and have a digest of what they say."""
 
 import io
+from uuid import UUID
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from tarsia.builders.tables import (
     ROWS,
     get_table,
     get_tables,
+    in_groups,
     put_table,
     put_tables,
     read_parquet,
@@ -53,6 +56,28 @@ ROW = st.fixed_dictionaries(
         "parts": maybe(st.lists(maybe(PART), max_size=3)),
     }
 )
+
+
+KEY = "0123456789abcdef" * 2
+
+
+def test_keys_are_stored_as_uuids_and_come_back_as_hex_digits(tmp_path):
+    store, rows = open_store(str(tmp_path)), pa.table({"key": pa.array([KEY, "f" * 32]), "n": [1, 2]})
+    stored = put_table(store, "t", rows)
+    assert put_tables(store, "t", [rows.slice(0, 1), rows.slice(1)], rows.schema) == stored
+    assert get_table(store, stored) == next(in_groups(store, stored, ["key", "n"])) == rows
+    raw = get_table(store, stored, raw=True)
+    assert raw["key"].to_pylist() == [UUID(KEY), UUID("f" * 32)]
+    assert rows_digest(raw) == rows_digest(rows)
+    asked = f"select n from '{tmp_path / stored.path}' where key = '{KEY}'"  # what a person would type
+    assert duckdb.sql(asked).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("wrong", ["", "a", "g" * 32, "A" * 32, None])
+def test_what_is_no_key_is_not_stored_as_one(tmp_path, wrong):
+    rows = pa.table({"key": pa.array([KEY, wrong], pa.string())})
+    with pytest.raises(Corrupt, match="a key"):
+        put_table(open_store(str(tmp_path)), "t", rows)
 
 
 def table(rows):
@@ -113,7 +138,7 @@ def test_the_same_rows_are_the_same_bytes(rows):
 
 def test_a_stored_table_is_checked_when_it_is_read(tmp_path):
     store = open_store(str(tmp_path))
-    stored = put_table(store, "costs/c", pa.table({"key": ["a", "b"], "tokens": [1, 2]}))
+    stored = put_table(store, "costs/c", pa.table({"key": [KEY, KEY], "tokens": [1, 2]}))
     assert stored.path == f"costs/c-{stored.digest[:8]}.parquet"
     assert get_table(store, stored, ["tokens"]).to_pydict() == {"tokens": [1, 2]}
     data = bytearray((tmp_path / stored.path).read_bytes())
@@ -137,8 +162,10 @@ def test_a_large_table_is_read_in_part_and_checked_on_request(tmp_path):
 
 def test_many_tables_are_one_and_none_is_an_empty_one(tmp_path):
     store = open_store(str(tmp_path))
-    stored = [put_table(store, "t", pa.table({"key": [name], "conversations": [[]]}).cast(TEXT)) for name in "ab"]
-    assert get_tables(store, stored, TEXT, ["key"]).to_pydict() == {"key": ["a", "b"]}
+    stored = [
+        put_table(store, "t", pa.table({"key": [key], "conversations": [[]]}).cast(TEXT)) for key in (KEY, "b" * 32)
+    ]
+    assert get_tables(store, stored, TEXT, ["key"]).to_pydict() == {"key": [KEY, "b" * 32]}
     empty = get_tables(store, [], INDEX, ["key", "draw"])
     assert (len(empty), empty.schema.names) == (0, ["key", "draw"])
 
@@ -164,7 +191,7 @@ def test_many_tables_become_one_that_says_how_long_it_is(tmp_path):
 def test_what_is_hardly_ever_said_twice_has_no_dictionary():
     read = pq.read_metadata(io.BytesIO(to_parquet(INDEX.empty_table()))).schema
     rows = [
-        {"key": str(number), "corpus": "a", "images": [{"member": "0.jpg", "digest": str(number)}]}
+        {"key": f"{number:032x}", "corpus": "a", "images": [{"member": "0.jpg", "digest": str(number)}]}
         for number in range(9)
     ]
     group = pq.read_metadata(io.BytesIO(to_parquet(pa.Table.from_pylist(rows, INDEX)))).row_group(0)
