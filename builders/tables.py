@@ -34,7 +34,7 @@ DRAWN = {"draw", "checksum", "speech_checksum"}
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """The table as Parquet: row groups of `ROWS`, the same bytes for the same rows; keys as the UUIDs that they spell."""
+    """The table as Parquet: row groups of `ROWS`, keys as the UUIDs that they spell; same rows, same bytes."""
     sink, schema = io.BytesIO(), _stored(table.schema)
     pq.write_table(as_schema(table, schema), sink, row_group_size=ROWS, **_written(schema))
     return sink.getvalue()

@@ -464,3 +464,14 @@ def test_costs_are_counted_once_for_each_setting(tmp_path):
     assert len(list((tmp_path / "lake/costs").glob("*/a/*.parquet"))) == 1
     plan(lake, recipe(HALF, tiles=4), replace=True)
     assert len(list((tmp_path / "lake/costs").glob("*/a/*.parquet"))) == 2
+
+
+def test_speech_of_a_record_edited_since_is_passed_over_by_the_audit(tmp_path, monkeypatch):
+    records, page = questions(40), recipe(SPOKEN)
+    lake = fill(tmp_path, {"a": records})
+    voice(lake, page, tone(tmp_path, monkeypatch))
+    for record in records[:20]:
+        record["output"] += " And more."
+    fill(tmp_path, {"a": records})
+    manifests = plan(lake, page, voices="tone", pending_as_text=True, replace=True)
+    assert audit(lake, manifests, recipe=page).findings == ()

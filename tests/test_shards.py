@@ -130,7 +130,7 @@ def test_a_published_shard_is_named_by_its_content_and_its_tables(tmp_path):
             tar = TarWriter(file)
             for key, parts in samples:
                 tar.add(key, parts)
-            tables = [(".parquet", pa.table({"key": rows}))]
+            tables = [(".parquet", pa.table({"id": rows}))]
             return publish(store, "corpora/c/b0", file, tar.close(), tar.bytes, tables)
 
     first, again = put(SAMPLES, ["a", "b"]), put(SAMPLES, ["a", "b"])
