@@ -32,6 +32,8 @@ from tarsia.schemas.shard import Shard, Stored, span
 
 _SOME = 8  # keys that a message names
 
+_SOME = 8  # keys that a message names
+
 
 class Origin(Model):
     """Where the raw record stands: a file below the corpus's root, and its bytes as far as the format has spans."""
