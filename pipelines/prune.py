@@ -12,6 +12,7 @@ trusts its record; so whoever is interrupted here leaves nothing that misleads, 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import orjson
@@ -24,7 +25,7 @@ from tarsia.builders.tables import read_parquet
 from tarsia.manifests.stream import manifest_digest
 from tarsia.pipelines.commits import paths_in
 from tarsia.pipelines.tasks import recorded
-from tarsia.schemas.errors import Corrupt
+from tarsia.schemas.errors import Corrupt, NotThere
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.manifest import Manifest, parent_path
 from tarsia.schemas.model import Model
@@ -133,8 +134,15 @@ def _in_flight(store: Store, written: dict[str, float], until: float) -> set[str
             continue
         is_speech = parts[1] == "speech" and bool(busy & {"speech", "speak"})
         if when >= until or is_speech or parts[1] == "looks" or (parts[1] == "corpora" and parts[2] in busy):
-            found |= set(paths_in(recorded(store, path)))
+            found |= _named_in(store, path)
     return found
+
+
+def _named_in(store: Store, path: str) -> set[str]:
+    """What a record names; nothing where a twin has deleted it since it was listed."""
+    with suppress(NotThere):
+        return set(paths_in(recorded(store, path)))
+    return set()
 
 
 def _clips(store: Store) -> set[str]:
@@ -160,7 +168,7 @@ def _is_needed(path: str, needed: set[str], shards: set[str]) -> bool:
 def _records(store: Store, written: dict[str, float], stays: set[str]) -> Iterator[str]:
     """The records that name an object which is not there, or is going."""
     for path in written:
-        if path.startswith("commits/") and not stays.issuperset(paths_in(recorded(store, path))):
+        if path.startswith("commits/") and not stays.issuperset(_named_in(store, path)):
             yield path
 
 

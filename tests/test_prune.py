@@ -11,7 +11,7 @@ from tarsia.manifests.stream import Stream
 from tarsia.pipelines.commits import paths_in
 from tarsia.pipelines.pack import pack
 from tarsia.pipelines.pool import open_pool
-from tarsia.pipelines.prune import prune
+from tarsia.pipelines.prune import _clips, prune
 from tarsia.schemas.errors import NotThere
 from tests.lakes import files, fill, plan, questions, recipe, tone, voice
 from tests.test_takedown import take
@@ -125,3 +125,22 @@ def test_a_folder_that_is_no_lake_loses_nothing(tmp_path):
     with pytest.raises(NotThere, match="holds no snapshot"):
         prune(Lake(str(tmp_path)), hours=0)
     assert mine.exists()
+
+
+def test_two_at_once_delete_the_same(tmp_path, monkeypatch):
+    lake = fill(tmp_path, {"qa": questions(20)})
+    lake = fill(tmp_path, {"qa": questions(21)})
+    twin = []
+
+    def overtaken(store):
+        if not twin:
+            twin.append(None)
+            twin.append(prune(lake, hours=0))
+        return _clips(store)
+
+    monkeypatch.setattr("tarsia.pipelines.prune._clips", overtaken)
+    done = prune(lake, hours=0)
+    assert done.snapshots == twin[1].snapshots
+    assert done.objects["corpora"] == twin[1].objects["corpora"] == 3
+    monkeypatch.undo()
+    assert prune(lake, hours=0).objects == {}
