@@ -62,7 +62,8 @@ def _audited(lake: Lake, manifests: Sequence[Manifest], recipe: Recipe | None, d
     snapshots = _snapshots(lake, book)
     parts = [_planned_from(manifest, snapshots) for manifest in manifests]
     known = [*snapshots[:1], *filter(None, parts)]
-    ledger, desk = Ledger(lake.store, [state for one in known for state in one.corpora]), Desk(manifests)
+    spoken = {speech.corpus for one in known for speech in one.speech}
+    ledger, desk = Ledger(lake.store, [state for one in known for state in one.corpora], spoken), Desk(manifests)
     for state in snapshots[0].corpora if snapshots else ():
         with book.reading(f"corpus {state.corpus.name}"):
             _check_conservation(lake.store, ledger, state, book)

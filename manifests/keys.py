@@ -59,7 +59,7 @@ def keys_of(array: pa.Array) -> Keys:
 def words_of(array: pa.Array) -> Words:
     """A column of keys, UUIDs or text, as two big-endian numbers each, (n, 2)."""
     if array.type == pa.uuid():
-        return words(array.storage.fill_null(bytes(16)))
+        return words(array.storage.fill_null(bytes(16)) if array.null_count else array.storage)
     try:
         return words(packed(array, 16))
     except Corrupt:

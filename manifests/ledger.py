@@ -5,7 +5,7 @@ row is found among integers; everything else that it says of the sample is then 
 index says is held in 54 bytes a sample, names and keys as numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ _SOUND = ("audios.list.element.samples", "audios.list.element.rate")
 _NUMBERS = {"questions": np.int32, "length": np.int64, "checksum": np.uint64}
 _COLUMNS = ("key", "draw", "language", "modality", "offset", *_NUMBERS, *_SOUND)
 _KINDS = {**_NUMBERS, "draw": np.uint64, "tail": np.uint64, "address": np.int64, "manner": np.uint16,
-          "seconds": np.float64}  # fmt: skip
+          "seconds": np.float64, "record": np.uint64}  # fmt: skip
 
 
 def steps(count: int) -> Iterator[slice]:
@@ -61,10 +61,13 @@ class Run(NamedTuple):
 
 
 class Ledger:
-    """The samples of some corpora by their row, each corpus in one run; as it stands in two snapshots, it has two."""
+    """The samples of some corpora by their row, each corpus in one run; as it stands in two snapshots, it has two.
 
-    def __init__(self, store: Store, states: Sequence[CorpusState]) -> None:
-        self._store = store
+    Of corpora that were `spoken` it knows the records, too.
+    """
+
+    def __init__(self, store: Store, states: Sequence[CorpusState], spoken: Collection[str] = ()) -> None:
+        self._store, self._spoken = store, spoken
         self._runs: dict[tuple[str, ...], Run | TarsiaError] = {}
         self.manners: list[tuple[str | None, str | None]] = []  # language and modality by their number
         self.corpora: list[str] = []  # of each shard
@@ -85,6 +88,7 @@ class Ledger:
         self.lengths: Int64s = columns["length"]  # 0 where the sample was taken down
         self.checksums: Array = columns["checksum"]
         self.seconds: npt.NDArray[np.float64] = columns["seconds"]  # of its own audio
+        self.records: Array = columns["record"]  # the first 64 bits of the digest of each
         self._place(columns["address"])
 
     def __len__(self) -> int:
@@ -160,9 +164,10 @@ class Ledger:
 
     def _read(self, state: CorpusState) -> Run | TarsiaError:
         begin, first = self._begins[-1], len(self.shards)
+        columns = (*_COLUMNS, "record") if state.corpus.name in self._spoken else _COLUMNS
         for shard in state.shards:
             try:
-                table = get_table(self._store, shard.index, _COLUMNS, verify=True, raw=True)
+                table = get_table(self._store, shard.index, columns, verify=True, raw=True)
             except TarsiaError as error:
                 return error
             self.shards.append(shard)
@@ -187,6 +192,8 @@ class Ledger:
         to["address"][begin:end] = offsets + self._starts[-1]
         to["draw"][begin:end], to["tail"][begin:end] = spelt[:, 0], spelt[:, 1]
         self.undrawn.append(int(np.count_nonzero(to["draw"][begin:end] != values_of(columns["draw"]))))
+        if "record" in columns:
+            to["record"][begin:end] = words_of(columns["record"])[:, 0]
         languages, modalities = (names_of(columns[name]) for name in ("language", "modality"))
         known = np.array([[self._manner(one, two) for two in modalities[1]] for one in languages[1]], np.uint16)
         to["manner"][begin:end] = known[languages[0], modalities[0]]

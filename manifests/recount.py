@@ -81,7 +81,7 @@ class _Stretch:
         """The values of each context's samples, brought together; 0 for a context without any."""
         kind = np.int64 if values.dtype.kind in "iu" and reduce is np.add else values.dtype
         found = np.zeros(len(self.sizes), kind)
-        if len(self._begins):
+        if len(self._begins) and values.any():
             found[self._present] = reduce.reduceat(values, self._begins, dtype=kind)
         return found
 

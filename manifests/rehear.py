@@ -15,7 +15,7 @@ from tarsia.builders.columns import values_of, whole
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import get_table
 from tarsia.manifests.claimed import Claimed, Some
-from tarsia.manifests.keys import Bools, keys_of
+from tarsia.manifests.keys import Bools, keys_of, words_of
 from tarsia.manifests.ledger import NOWHERE, Array, Int64s, Ledger, steps
 from tarsia.schemas.identity import redraws
 from tarsia.schemas.lake import Snapshot
@@ -93,7 +93,7 @@ def read_verdicts(store: Store, source: Snapshot, ledger: Ledger) -> Verdicts:
     """Reads the sidecars' indexes; entries are in the order of their rows."""
     parts, rows, fresh, tars = list[pa.Table](), list[Int64s](), list[Bools](), list[str]()
     for speech in source.speech:
-        state, records = source.corpus(speech.corpus), _Records(store, ledger)
+        state = source.corpus(speech.corpus)
         if state is None:
             continue
         for shard in speech.shards:
@@ -103,7 +103,7 @@ def read_verdicts(store: Store, source: Snapshot, ledger: Ledger) -> Verdicts:
             known = known[np.argsort(found[known])]
             table = table.take(pa.array(known))
             rows.append(found[known])
-            fresh.append(records.agree(rows[-1], whole(table["record"])))
+            fresh.append(ledger.records[rows[-1]] == words_of(whole(table["record"]))[:, 0])
             number = pa.array(np.full(len(table), len(tars), np.int32))
             parts.append(table.drop_columns(["key", "record"]).append_column("tar", number))
             tars.append(shard.tar.path)
@@ -133,28 +133,6 @@ def _entries(ledger: Ledger, table: pa.Table, rows: Int64s, fresh: Bools, tars: 
         samples16=values_of(pc.struct_field(clips.flatten(), "samples16")),
         refused=_lists(refused, "turn", fresh),
     )
-
-
-class _Records:
-    """The digests of records as the indexes have them, a shard at a time."""
-
-    def __init__(self, store: Store, ledger: Ledger) -> None:
-        self._store, self._ledger = store, ledger
-        self._shard, self._records = -1, pa.array([], pa.string())
-
-    def agree(self, rows: Int64s, records: pa.Array) -> Bools:
-        """Whether the records of some rows, ascending, are still these."""
-        same, begins = np.zeros(len(rows), np.bool_), self._ledger.begins
-        shards = np.searchsorted(begins, rows, side="right") - 1
-        for shard in np.unique(shards).tolist():
-            if shard != self._shard:
-                index = self._ledger.shards[shard].index
-                self._shard, self._records = shard, whole(get_table(self._store, index, ("record",))["record"])
-            begin, end = np.searchsorted(shards, [shard, shard + 1]).tolist()
-            now = self._records.take(pa.array(rows[begin:end] - begins[shard]))
-            agree = pc.equal(now, records.slice(begin, end - begin)).cast(pa.int8())
-            same[begin:end] = values_of(agree, missing=0) == 1
-        return same
 
 
 def _lists(lists: pa.ListArray, field: str, fresh: Bools) -> Lists:
