@@ -323,7 +323,7 @@ def _lengths(piece: pa.Array) -> pa.Array:
     if pa.types.is_fixed_size_binary(piece.type):
         return pa.array(np.full(len(piece), 2 * piece.type.byte_width))
     if pa.types.is_dictionary(piece.type):
-        return pc.binary_length(piece.dictionary).take(piece.indices).fill_null(0)
+        return pc.binary_length(piece.dictionary).cast(pa.int64()).take(piece.indices).fill_null(0)
     return pc.binary_length(piece).fill_null(0)
 
 
