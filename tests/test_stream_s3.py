@@ -93,7 +93,11 @@ def test_packed_tars_are_read_where_they_are_of_this_manifest(local, expected, t
 
 @pytest.mark.parametrize("way", ["packed", "shards", "cached"])
 @pytest.mark.parametrize("fault", ["reset", "busy", "cut", "stall", "slow"])
-def test_what_a_network_does_for_a_moment_costs_time_and_nothing_else(proxy, bucket, expected, tmp_path, fault, way):
+def test_what_a_network_does_for_a_moment_costs_time_and_nothing_else(
+    proxy, bucket, expected, tmp_path, monkeypatch, fault, way
+):
+    monkeypatch.setattr(storage, "_PATIENCE", timedelta(seconds=10))  # three silences may meet the same request
+
     def stream(turn):
         cache = Cache(str(tmp_path / turn), 64 << 20) if way == "cached" else None
         return Stream(bucket, "small/all", batch=3, epochs=2, packed=way == "packed", cache=cache)
