@@ -94,21 +94,21 @@ def put_table(store: Store, path: str, table: pa.Table) -> Stored:
 def put_tables(store: Store, path: str, tables: Iterable[pa.Table], schema: pa.Schema, *, rows: int = ROWS) -> Stored:
     """Stores the rows of many tables as `put_table` would as one, never holding more of them than a row group.
 
-    `rows`: how many make a group; fewer where they are long.
+    `schema`: what they are, or can be cast to. `rows`: how many make a group; fewer where they are long.
     """
     state, size = blake3(), 0
     with store.spool() as file:
-        stored_schema = _stored(schema)
-        with pq.ParquetWriter(file, stored_schema, **_written(stored_schema)) as writer:
-            held, waiting = [schema.empty_table()], 0
+        kept = _stored(schema)
+        with pq.ParquetWriter(file, kept, **_written(kept)) as writer:
+            held, waiting = [kept.empty_table()], 0
             for table in tables:
-                held.append(table)
+                held.append(as_schema(table, kept))
                 waiting += len(table)
                 while waiting > rows:
                     whole = pa.concat_tables(held)
-                    writer.write_table(as_schema(whole.slice(0, rows), stored_schema))
+                    writer.write_table(whole.slice(0, rows))
                     held, waiting = [whole.slice(rows)], waiting - rows
-            writer.write_table(as_schema(pa.concat_tables(held).combine_chunks(), stored_schema))
+            writer.write_table(pa.concat_tables(held).combine_chunks())
         file.flush()
         file.seek(0)
         while chunk := file.read(1 << 20):
@@ -126,17 +126,30 @@ def get_table(
 
     `raw`: as it is stored, keys as UUIDs.
     """
-    where = f"{store.url}/{stored.path}"
-    if verify or stored.bytes < 1 << 20:
-        data = store.read(stored.path)
-        if digest(data) != stored.digest:
-            raise Corrupt(f"{where}: not the bytes that were written (BLAKE3 differs)")
-        with whole_in(where), pq.ParquetFile(pa.BufferReader(data)) as parquet:
-            table = parquet.read(columns=list(columns) if columns else None, use_threads=False)
-    else:
-        with store.open(stored.path) as file, whole_in(where), opened(file) as parquet:
-            table = parquet.read(columns=list(columns) if columns else None, use_threads=False)
+    with whole_in(f"{store.url}/{stored.path}"):
+        if verify or stored.bytes < 1 << 20:
+            table = _all(pq.ParquetFile(pa.BufferReader(read_whole(store, stored))), columns)
+        else:
+            with store.open(stored.path) as file:
+                table = _all(opened(file), columns)
     return table if raw else spelt(table)
+
+
+def _all(parquet: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+    with parquet:
+        return parquet.read(columns=list(columns) if columns else None, use_threads=False)
+
+
+def read_whole(store: Store, stored: Stored) -> bytes:
+    """A stored object. `Corrupt` where it is not what was written."""
+    data = store.read(stored.path)
+    _same(store, stored, digest(data))
+    return data
+
+
+def _same(store: Store, stored: Stored, found: str) -> None:
+    if found != stored.digest:
+        raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
 
 
 def in_groups(store: Store, stored: Stored, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -158,8 +171,7 @@ def open_table(store: Store, stored: Stored) -> Iterator[pq.ParquetFile]:
         state = blake3()
         while chunk := file.read(1 << 20):
             state.update(chunk)
-        if state.hexdigest() != stored.digest:
-            raise Corrupt(f"{store.url}/{stored.path}: not the bytes that were written (BLAKE3 differs)")
+        _same(store, stored, state.hexdigest())
         with pq.ParquetFile(file) as table:
             yield table
 
@@ -169,8 +181,8 @@ def read_parquet(file: BinaryIO, where: str, columns: Sequence[str] | None = Non
 
     (`pq.read_table` would import pandas, a CPU-second in every process.)
     """
-    with whole_in(where), opened(file) as parquet:
-        return spelt(parquet.read(columns=list(columns) if columns else None, use_threads=False))
+    with whole_in(where):
+        return spelt(_all(opened(file), columns))
 
 
 def opened(file: BinaryIO, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:

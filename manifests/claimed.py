@@ -18,7 +18,7 @@ from tarsia.builders.columns import names_of, there, values_of, whole
 from tarsia.builders.storage import Store
 from tarsia.builders.tables import columns_digest, open_table, spelt
 from tarsia.manifests.findings import Book
-from tarsia.manifests.keys import Bools, Keys, words_of
+from tarsia.manifests.keys import Bools, Keys, keys_in, words_of
 from tarsia.manifests.ledger import NOWHERE, Array, Int64s, Ledger, steps
 from tarsia.schemas.lake import Snapshot
 from tarsia.schemas.manifest import CONTEXTS, SAMPLES, UNPLACED, Manifest
@@ -157,12 +157,11 @@ def _claimed(
     rows = desk.room("row", every, np.int32)
     lying = _lay(manifest, source, ledger, samples, groups, numbers, rows)
     unknown = np.concatenate([np.flatnonzero(rows[:placed] == NOWHERE), np.arange(placed, every)])
-    keys = _keys(both["key"][unknown])
+    keys = keys_in(both["key"][unknown])
     rows[unknown] = _by_key(source, ledger, keys, [groups[number].corpus for number in numbers[unknown].tolist()])
     missing = np.flatnonzero(rows[unknown] == NOWHERE)
     strangers = {int(unknown[number]): keys.text(number) for number in missing.tolist()}
-    figures = (both[name] for name in ("copy", "questions", "tokens", "seconds"))
-    copies, questions, tokens, seconds = figures
+    copies, questions, tokens, seconds = (both[name] for name in ("copy", "questions", "tokens", "seconds"))
     chosen = Chosen(placed, rows, copies, numbers, questions, tokens, seconds)
     return Claimed(
         manifest=manifest,
@@ -243,8 +242,8 @@ def _written(table: pq.ParquetFile, field: pa.Field, room: Array, names: dict[st
             part[:] = words_of(piece)
             plain = plain and bool((part[:, 0] | part[:, 1]).all())
         elif pa.types.is_dictionary(field.type):
-            numbers, spelt = names_of(piece)
-            part[:] = np.array([names.setdefault(one, len(names)) for one in spelt], np.uint16)[numbers]
+            numbers, known = names_of(piece)
+            part[:] = np.array([names.setdefault(one, len(names)) for one in known], np.uint16)[numbers]
         elif field.name == "padded_seconds":
             part[:] = np.where(there(piece), values_of(piece), np.nan)
         else:
@@ -274,15 +273,12 @@ def _some(table: pq.ParquetFile, field: pa.Field) -> tuple[Some, pa.ChunkedArray
             at.append(begin + np.repeat(np.arange(len(piece)), lengths))
             values.append(values_of(piece.flatten()))
         else:
-            at.append(begin + np.flatnonzero(there(piece)))
-            values.append(values_of(piece)[there(piece)])
+            has = np.flatnonzero(there(piece))
+            at.append(begin + has)
+            values.append(values_of(piece)[has])
         chunks.append(piece)
         begin += len(piece)
     return Some(np.concatenate(at), np.concatenate(values)), pa.chunked_array(chunks, field.type)
-
-
-def _keys(spelt: Array) -> Keys:
-    return Keys(spelt[:, 0].astype(np.uint64), spelt[:, 1].astype(np.uint64))
 
 
 def _grouped(columns: Sequence[Array], names: Sequence[list[str | None]], desk: Desk) -> tuple[Array, list[Group]]:
@@ -331,7 +327,7 @@ def _lay(
         shards = known[np.where((named >= 0) & (named < len(known)), named, -1)]
         order, row = ledger.at(shards, samples["offset"][part])
         same = (row != NOWHERE) & (homes[shards] == claims[numbers[part]])[order]
-        same &= ledger.keys[row].same(_keys(samples["key"][part][order]))
+        same &= ledger.keys[row].same(keys_in(samples["key"][part][order]))
         row[~same] = NOWHERE
         rows[part][order] = row
         same &= ledger.lengths[row] == samples["length"][part][order]

@@ -52,7 +52,11 @@ class Keys:
 
 def keys_of(array: pa.Array) -> Keys:
     """A column of keys."""
-    spelt = words_of(array)
+    return keys_in(words_of(array))
+
+
+def keys_in(spelt: Words) -> Keys:
+    """Keys from two big-endian numbers each, (n, 2)."""
     return Keys(spelt[:, 0].astype(np.uint64), spelt[:, 1].astype(np.uint64))
 
 

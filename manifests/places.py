@@ -19,10 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tarsia.builders.storage import Store
-from tarsia.builders.tables import ROWS, plain, read_group, whole_in
+from tarsia.builders.tables import ROWS, plain, read_group, read_whole, whole_in
 from tarsia.manifests.order import WINDOW
 from tarsia.schemas.errors import Corrupt
-from tarsia.schemas.identity import digest
 from tarsia.schemas.manifest import Manifest
 from tarsia.schemas.shard import Stored
 
@@ -136,10 +135,7 @@ class Rows:
     def _opened(self) -> BinaryIO:
         if self._stored.bytes >= self.SMALL:
             return self._store.open(self._stored.path)
-        data = self._store.read(self._stored.path)
-        if digest(data) != self._stored.digest:
-            raise Corrupt(f"{self._store.url}/{self._stored.path}: not the bytes that were written (BLAKE3 differs)")
-        return io.BytesIO(data)
+        return io.BytesIO(read_whole(self._store, self._stored))
 
 
 _GROUP = Group._fields

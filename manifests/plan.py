@@ -48,7 +48,10 @@ class Placed(NamedTuple):
         return _gathered(self.everyone.column(name), self.rows)
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows of SAMPLES, some at a time: neighbours in training order are neighbours in their corpora too."""
+        """The rows of SAMPLES, keys as bytes, some at a time.
+
+        Neighbours in training order are neighbours in their corpora too.
+        """
         null = [name for name in _OWN if self.everyone[name].null_count == len(self.everyone)]
         batches = self.everyone.drop_columns(null).to_batches() if len(self) else []
         begins = np.cumsum([0, *(batch.num_rows for batch in batches)])
@@ -67,8 +70,7 @@ class Placed(NamedTuple):
             columns = {"context": context, "slot": np.arange(first, first + len(rows)) - self.starts[context]}
             arrays = {name: pa.array(values.astype(np.int32)) for name, values in columns.items()}
             arrays |= {name: pa.nulls(len(rows), SAMPLES.field(name).type) for name in null}
-            table = pa.table([arrays[name] if name in arrays else laid[name] for name in SAMPLES.names], SAMPLES.names)
-            yield as_schema(table, SAMPLES)
+            yield pa.table([arrays[name] if name in arrays else laid[name] for name in SAMPLES.names], SAMPLES.names)
 
 
 _OWN = [name for name in SAMPLES.names if name not in ("context", "slot")]  # what does not depend on contexts

@@ -7,7 +7,7 @@ with what stands. Questions without a verdict count as text there, and are named
 from collections.abc import Iterator, Mapping, Sequence
 
 from tarsia.builders.lake import Lake
-from tarsia.builders.tables import in_groups
+from tarsia.builders.tables import as_schema, in_groups
 from tarsia.manifests.changes import Changes
 from tarsia.manifests.changes import changes as compare
 from tarsia.manifests.difference import (
@@ -26,7 +26,7 @@ from tarsia.manifests.stream import load_manifest, manifest_digest
 from tarsia.pipelines.plan import Fresh, asked_differently, chosen_stages, stages_of
 from tarsia.pipelines.pool import Pool
 from tarsia.schemas.errors import NotThere, UnknownName, UserError
-from tarsia.schemas.manifest import Manifest
+from tarsia.schemas.manifest import SAMPLES, Manifest
 from tarsia.schemas.recipe import Recipe
 
 
@@ -61,7 +61,7 @@ def _change(lake: Lake, fresh: Fresh) -> Difference:
     if before and before.rows == after.rows:
         return _difference(before, after, None, fresh.planned.waiting)
     was, samples = _placed(lake, before) if before else placed([], 0), fresh.planned.samples
-    now = placed(samples.tables(), len(samples))
+    now = placed((as_schema(table, SAMPLES) for table in samples.tables()), len(samples))
     return _difference(before, after, (was, now), fresh.planned.waiting)
 
 
